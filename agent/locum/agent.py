@@ -1,0 +1,352 @@
+"""The agent: the asyncio loop that feeds the coordinator and carries out what it returns. It decides nothing.
+
+Everything that happens becomes an input (`feed`), every input may bring outputs, and each output is carried out in its
+turn: at once where that cannot block (beats, events, announcements), as a task of its own where it takes time (netlink,
+probes, echoes, hooks), whose end is an input again.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import signal
+import time
+from collections import deque
+from collections.abc import Coroutine
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from locum import __version__, clock, echo, ports
+from locum.address import AddressChanged, Change, Kernel, KernelError, State, Wire, WireError
+from locum.bus import Bus
+from locum.config import Config, Service
+from locum.coordinator import Coordinator
+from locum.hooks import Hook, HookContext, HookResult, Phase, look, run_phase
+from locum.messages import Beat, Command, Event, Message, NodeState, ServiceState
+from locum.ports import Step
+
+log = logging.getLogger(__name__)
+
+INPUTS_MOST = 10_000
+"""Inputs that may wait while one is being carried out. More than these is a fault of ours."""
+FLUSH_SECONDS = 1.0
+"""How long the last messages may take on the way out."""
+CAP_NET_ADMIN, CAP_NET_RAW = 12, 13
+
+
+def missing_rights() -> str:
+    """What the agent may not do here, in one line; empty if it may do all that it needs (capabilities(7))."""
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    line = next((line for line in status.splitlines() if line.startswith("CapEff:")), "CapEff: 0")
+    effective = int(line.split()[1], 16)
+    wanted = (("CAP_NET_ADMIN", CAP_NET_ADMIN), ("CAP_NET_RAW", CAP_NET_RAW))
+    missing = [name for name, bit in wanted if not effective >> bit & 1]
+    return f"needs {' and '.join(missing)}: run it as root, or give the service these capabilities" if missing else ""
+
+
+def wall(at: float | None = None) -> str:
+    """A moment of the agent's clock (now by default) as RFC 3339 by the wall clock."""
+    ago = 0.0 if at is None else clock.now() - at
+    return datetime.fromtimestamp(time.time() - ago, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class Agent:
+    """One node's agent, from start to a release in good order."""
+
+    def __init__(self, config: Config, node: str) -> None:
+        self.config = config
+        self.node = node
+        self.boot = f"{node}/{secrets.token_hex(6)}"
+        self.services = config.services_of(node)
+        self.coordinator = Coordinator(
+            config,
+            node,
+            self.boot,
+            now=clock.now(),
+            rng=Random(),
+            floor=int(time.time()),  # epochs grow also if every node and every broker has forgotten them
+        )
+        self.started = wall()
+        self.bus = Bus(
+            config,
+            node,
+            self._node_state(node, online=False, reason="lost"),
+            on_up=lambda broker: self.feed(ports.BrokerUp(broker)),
+            on_down=lambda broker: self.feed(ports.BrokerDown(broker)),
+            on_message=self._take_in,
+        )
+        interfaces = sorted({service.interface for service in self.services.values()})
+        self.kernel = Kernel(interfaces, self._link_or_address)
+        self.wires = {interface: Wire(interface) for interface in interfaces}
+        hosts = [other.address for name, other in config.nodes.items() if name != node]
+        self._echo_hosts = [*hosts, *([config.gateway] if config.gateway else [])]
+        self._inputs: deque[ports.Input] = deque()
+        self._feeding = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._steps: dict[str, asyncio.Task[None]] = {}
+        self._events = 0
+        self._stopped = asyncio.Event()
+        self._tasks: asyncio.TaskGroup
+
+    async def run(self) -> None:
+        """Runs until a signal has stopped it and everything is released."""
+        loop = asyncio.get_running_loop()
+        async with self.kernel, contextlib.AsyncExitStack() as stack:
+            for wire in self.wires.values():
+                stack.callback(wire.close)
+            await self._look_around()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self._asked_to_stop, signal.Signals(number).name)
+            loop.add_signal_handler(signal.SIGHUP, log.warning, "SIGHUP: the configuration is only read at the start")
+            try:
+                async with self.bus.open(), asyncio.TaskGroup() as self._tasks:
+                    self.feed(ports.Tick())
+                    log.info("%s of cluster %s started (%s)", self.node, self.config.cluster, __version__)
+                    await self._stopped.wait()
+                    await self.bus.flush(FLUSH_SECONDS)
+                    for task in self._steps.values():
+                        task.cancel()
+            finally:
+                if self._timer is not None:
+                    self._timer.cancel()
+                for name, service in self.services.items():
+                    if self.coordinator.duties[name].has_address:
+                        await self.kernel.remove(service.interface, service.addresses)
+        log.info("%s stopped", self.node)
+
+    async def _look_around(self) -> None:
+        """What this host has before the first beat: a service's address here belongs to nobody's lease."""
+        for name, service in self.services.items():
+            with contextlib.suppress(KernelError):
+                for address in await self.kernel.present(service.interface, service.addresses):
+                    outcome = await self.kernel.remove(service.interface, [address])
+                    log.warning("%s: %s was on %s without a lease: %s", name, address, service.interface, outcome)
+        for interface in self.wires:
+            try:
+                link = await self.kernel.link(interface)
+            except KernelError as error:
+                log.error("%s: %s", interface, error)
+                continue
+            if not link.exists:
+                users = ", ".join(name for name, service in self.services.items() if service.interface == interface)
+                log.error("interface %s (of %s) does not exist: nothing is claimed until it does", interface, users)
+            self.feed(ports.LinkChanged(interface, link.exists and link.carrier))
+
+    def _asked_to_stop(self, name: str) -> None:
+        again = self.coordinator.stopping
+        log.info("%s: releasing %s", name, "at once" if again else "in order")
+        self.feed(ports.Stop(at_once=again))
+
+    # -- inputs -------------------------------------------------------------------------------------------------------
+
+    def feed(self, event: ports.Input) -> None:
+        """Gives the coordinator an input and carries out what comes of it, one input after the other."""
+        assert len(self._inputs) < INPUTS_MOST
+        self._inputs.append(event)
+        if self._feeding or self._stopped.is_set():
+            return
+        self._feeding = True
+        try:
+            while self._inputs and not self._stopped.is_set():
+                for output in self.coordinator.step(clock.now(), self._inputs.popleft()):
+                    self._carry_out(output)
+        finally:
+            self._feeding = False
+        self._wake_at(self.coordinator.next_at())
+
+    def _wake_at(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        delay = min(max(0.0, at - clock.now()), self.coordinator.timing.beat)
+        self._timer = asyncio.get_running_loop().call_later(delay, self.feed, ports.Tick())
+
+    def _take_in(self, broker: int, kind: str, message: Message) -> bool:
+        match message:
+            case Beat():
+                self.feed(ports.BeatHeard(broker, message))
+                return message.boot == self.boot
+            case ServiceState():
+                self.feed(ports.ServiceHeard(broker, message))
+            case NodeState():
+                self.feed(ports.NodeHeard(broker, message))
+            case Command():
+                self.feed(ports.CommandHeard(message))
+        return False
+
+    def _link_or_address(self, change: Change) -> None:
+        if isinstance(change, AddressChanged):
+            log.debug("%s: %s %s", change.interface, change.address, "appeared" if change.present else "is gone")
+            return
+        up = change.exists and change.carrier
+        log.info("interface %s: %s", change.interface, "up" if up else "no carrier" if change.exists else "gone")
+        self.feed(ports.LinkChanged(change.interface, up))
+
+    # -- outputs ------------------------------------------------------------------------------------------------------
+
+    def _carry_out(self, output: ports.Output) -> None:
+        match output:
+            case ports.SendBeat(beat):
+                self.bus.beat(beat.model_dump_json(exclude_defaults=True).encode())
+            case ports.PublishService(service, holder, epoch, since):
+                state = ServiceState(service=service, holder=holder, epoch=epoch, since=wall(since), by=self.node)
+                self.bus.publish(self.bus.topics.service(service), state.model_dump_json().encode(), retain=True)
+            case ports.PublishNode(node, online, reason):
+                self.bus.publish(self.bus.topics.node(node), self._node_state(node, online, reason), retain=True)
+            case ports.Emit(subject, type_, data):
+                self._tell(subject, type_, data)
+            case ports.Run():
+                previous = self._steps.get(output.service)
+                self._steps[output.service] = self._start(self._step(output, previous))
+            case ports.Abort(service):
+                if service in self._steps:
+                    self._steps[service].cancel()
+            case ports.DropNow(service):
+                self._start(self._remove(service))
+            case ports.Hold():
+                self._start(self._hold(output))
+            case ports.Announce(service):
+                wanted = self.services[service]
+                self.wires[wanted.interface].announce(wanted.addresses, router=_forwards(wanted.interface))
+            case ports.Probe(service):
+                self._start(self._probe(service))
+            case ports.AskEcho():
+                self._start(self._ask_echo())
+            case ports.Stopped():
+                self._stopped.set()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return self._tasks.create_task(work)
+
+    def _node_state(self, node: str, online: bool, reason: str) -> bytes:
+        ours = node == self.node
+        return (
+            NodeState(
+                node=node,
+                state="online" if online else "offline",
+                reason=reason,
+                boot=self.boot if ours else "",
+                version=__version__ if ours else "",
+                since=self.started if online else wall(),
+            )
+            .model_dump_json()
+            .encode()
+        )
+
+    def _tell(self, subject: str, type_: str, data: dict[str, Any]) -> None:
+        """An event, on the bus and in the log."""
+        self._events += 1
+        kind = "service" if subject in self.config.services else "node"
+        event = Event(
+            id=f"{self.boot.replace('/', '-')}-{self._events}",
+            source=f"locum/{self.config.cluster}/{self.node}",
+            type=f"locum.{kind}.{type_}",
+            subject=subject,
+            time=wall(),
+            data=data,
+        )
+        self.bus.event(event)
+        told = " ".join(f"{key}={value}" for key, value in data.items() if value not in ("", None))
+        log.info("%s %s: %s", subject, type_, told)
+
+    async def _hold(self, hold: ports.Hold) -> None:
+        service = self.services[hold.service]
+        outcome = await self.kernel.hold(service.interface, service.addresses, hold.until, hold.only_if_present)
+        if hold.only_if_present and outcome.which(State.GONE):
+            self.feed(ports.AddressGone(hold.service, str(outcome)))
+        elif outcome.which(State.ERROR):
+            log.error("%s: %s", hold.service, outcome)
+
+    async def _remove(self, name: str) -> None:
+        service = self.services[name]
+        outcome = await self.kernel.remove(service.interface, service.addresses)
+        if not outcome.gone:
+            log.error("%s: %s", name, outcome)
+
+    async def _probe(self, name: str) -> None:
+        service = self.services[name]
+        asked_at = clock.now()
+        try:
+            answer = await self.wires[service.interface].probe(service.addresses)
+        except WireError as error:
+            self.feed(ports.Probed(name, asked_at, error=str(error)))
+            return
+        if answer is None:
+            self.feed(ports.Probed(name, asked_at))
+        else:
+            self.feed(ports.Probed(name, asked_at, mac=answer.mac, address=str(answer.address.ip)))
+
+    async def _ask_echo(self) -> None:
+        asked_at = clock.now()
+        by = await echo.first_answer(self._echo_hosts, min(self.coordinator.timing.beat, 1.0))
+        self.feed(ports.Echoed(asked_at, by))
+
+    # -- steps --------------------------------------------------------------------------------------------------------
+
+    async def _step(self, run: ports.Run, previous: asyncio.Task[None] | None) -> None:
+        """One step of a takeover or a release, after the last one has ended."""
+        if previous is not None:
+            await asyncio.wait((previous,))
+        service = self.services[run.service]
+        try:
+            match run.step:
+                case Step.TAKE:
+                    outcome = await self.kernel.hold(service.interface, service.addresses, run.until)
+                    ok, detail = outcome.held, str(outcome)
+                case Step.DROP:
+                    outcome = await self.kernel.remove(service.interface, service.addresses)
+                    ok, detail = outcome.gone, str(outcome)
+                case _:
+                    ok, detail = await self._hooks(run, service)
+        except Exception as error:  # a fault of ours must not leave a service half way
+            log.exception("%s: %s", run.service, run.step.value)
+            ok, detail = False, f"{type(error).__name__}: {error}"
+        self.feed(ports.StepDone(run.service, run.number, ok, detail))
+
+    async def _hooks(self, run: ports.Run, service: Service) -> tuple[bool, str]:
+        phase = Phase(run.step.value)
+        addresses = tuple(str(address) for address in service.addresses)
+        found = await look(service.hooks_dir, run.service, addresses, phase)
+        for problem in found.problems:
+            log.warning("%s: %s", run.service, problem.text)
+        if not found.hooks:
+            return True, ""
+
+        def context(hook: Hook) -> HookContext:
+            return HookContext(
+                phase=phase,
+                service=run.service,
+                address=hook.address,
+                addresses=addresses,
+                interface=service.interface,
+                node=self.node,
+                peer=run.peer,
+                epoch=run.epoch,
+                reason=run.reason,
+            )
+
+        def told(result: HookResult) -> None:
+            data = asdict(result)
+            data |= {"path": str(result.path), "phase": phase.value, "seconds": round(result.seconds, 3)}
+            self._tell(run.service, "hook", data | {"epoch": run.epoch})
+
+        outcome = await run_phase(
+            found.hooks,
+            context,
+            timeout=service.hook_timeout,
+            on_line=lambda hook, line: log.info("%s %s %s: %s", run.service, phase.value, hook.path.name, line),
+            on_result=told,
+            stop_at_first_failure=run.step not in (Step.POST_ACQ, Step.POST_REL),
+        )
+        return outcome.ok, "; ".join(result.line for result in outcome.failed)
+
+
+def _forwards(interface: str) -> bool:
+    """Whether this host is a router for IPv6 on the interface, which its advertisements must say (RFC 4861, 4.4)."""
+    try:
+        text = Path(f"/proc/sys/net/ipv6/conf/{interface}/forwarding").read_text(encoding="ascii")
+    except OSError:
+        return False
+    return text.strip() != "0"

@@ -1,0 +1,314 @@
+"""The configuration file: one TOML file, the same on every node.
+
+Everything that is wrong with it is reported at once, one line each: where, what, and what instead. A file with one
+mistake is not used at all.
+"""
+
+import difflib
+import hashlib
+import re
+import tomllib
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address, ip_interface
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic_core import PydanticCustomError
+
+from locum.messages import NAME
+from locum.timing import FASTEST_BEAT, FEWEST_BEATS, SHORTEST_LEASE, Timing
+
+DEFAULT_PATH = Path("/etc/locum/locum.toml")
+LONGEST_LEASE = 600.0
+FILE_MOST = 1_048_576
+"""Bytes of a configuration file."""
+
+Address = IPv4Interface | IPv6Interface
+UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. `problems` has one line for each reason."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def seconds(value: object) -> float:
+    """A duration such as "500ms", "2s", "1.5m" or "1h", in seconds."""
+    if isinstance(value, float | int) and not isinstance(value, bool):
+        raise PydanticCustomError("duration", 'needs its unit, as a string: "{value}s" or "500ms"', {"value": value})
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)", value) if isinstance(value, str) else None
+    if match is None:
+        raise PydanticCustomError("duration", 'is not a duration such as "500ms", "2s" or "1m"')
+    return float(match[1]) * UNITS[match[2]]
+
+
+def _interface_address(value: object) -> Address:
+    if isinstance(value, IPv4Interface | IPv6Interface):
+        return value
+    if not isinstance(value, str) or "/" not in value:
+        raise PydanticCustomError("address", 'is not an address with its prefix length, such as "10.0.0.100/24"')
+    try:
+        address = ip_interface(value)
+    except ValueError as error:
+        raise PydanticCustomError("address", "is not an address: {why}", {"why": str(error)}) from None
+    ip = address.ip
+    if ip.is_multicast or ip.is_unspecified or ip.is_loopback or (isinstance(ip, IPv6Address) and ip.scope_id):
+        raise PydanticCustomError("address", "cannot move between hosts: use an ordinary unicast address")
+    network = address.network
+    if isinstance(network.network_address, IPv4Address) and network.prefixlen < 31:
+        for other, what in ((network.network_address, "network"), (network.broadcast_address, "broadcast")):
+            if ip == other:
+                raise PydanticCustomError(
+                    "address", "is the {what} address of {net}", {"what": what, "net": str(network)}
+                )
+    return address
+
+
+def _host(value: object) -> str:
+    if isinstance(value, str):
+        try:
+            return str(ip_address(value))
+        except ValueError:
+            pass
+    raise PydanticCustomError("host", 'is not an IP address such as "10.0.0.1" (a name would need a name server)')
+
+
+def _broker(value: object) -> str:
+    hint = 'is not a broker such as "mqtt://10.0.0.3:1883"'
+    if not isinstance(value, str):
+        raise PydanticCustomError("broker", hint)
+    try:
+        url = urlsplit(value)
+        port = url.port
+    except ValueError as error:
+        raise PydanticCustomError("broker", "{hint}: {why}", {"hint": hint, "why": str(error)}) from None
+    if url.scheme != "mqtt" or not url.hostname or url.path.strip("/") or url.query or url.fragment or port == 0:
+        raise PydanticCustomError("broker", hint)
+    if url.username or url.password:
+        raise PydanticCustomError("broker", "must not carry a user or password: this file is readable by others")
+    return value
+
+
+Duration = Annotated[float, BeforeValidator(seconds)]
+Name = Annotated[str, Field(pattern=NAME)]
+Host = Annotated[str, BeforeValidator(_host)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TimingSection(Section):
+    beat: Duration = 0.5
+    lease: Duration = 2.0
+
+
+class Node(Section):
+    address: Host
+    """Where ICMP echo reaches it."""
+
+
+class Service(Section):
+    addresses: Annotated[
+        list[Annotated[Address, BeforeValidator(_interface_address)]], Field(min_length=1, max_length=256)
+    ]
+    interface: Annotated[str, Field(pattern=r"^[^\s/:]{1,15}$")]
+    nodes: Annotated[list[Name], Field(min_length=1, max_length=64)]
+    """In order of preference."""
+    failback: Literal["manual", "auto"] = "manual"
+    failback_delay: Duration = 60.0
+    hooks_dir: Path = Path("/etc/locum/hooks")
+    hook_timeout: Duration = 60.0
+    """Each hook gets this long."""
+
+
+class Config(Section):
+    cluster: Name
+    brokers: Annotated[list[Annotated[str, BeforeValidator(_broker)]], Field(min_length=1, max_length=9)]
+    on_bus_loss: Literal["hold", "release"] = "hold"
+    gateway: Host | None = None
+    timing: TimingSection = TimingSection()
+    nodes: Annotated[dict[Name, Node], Field(min_length=1, max_length=256)]
+    services: Annotated[dict[Name, Service], Field(min_length=1, max_length=1024)]
+
+    _path: str = PrivateAttr("")
+
+    @property
+    def holds(self) -> bool:
+        """Whether a holder whose lease is not confirmed may ask for a second opinion."""
+        return self.on_bus_loss == "hold"
+
+    def durations(self) -> Timing:
+        return Timing(beat=self.timing.beat, lease=self.timing.lease)
+
+    def digest(self) -> str:
+        """The same on two nodes whose configurations mean the same."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+
+    def services_of(self, node: str) -> dict[str, Service]:
+        return {name: service for name, service in self.services.items() if node in service.nodes}
+
+    def require_node(self, node: str) -> None:
+        """Raises ConfigError unless the node exists."""
+        if node not in self.nodes:
+            raise ConfigError(
+                [f"{self._path}: nodes: there is no node {node!r} (there are {_listed(self.nodes)}); use --node NAME"]
+            )
+
+
+def broker_address(url: str) -> tuple[str, int]:
+    """Host and port of a broker's URL."""
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or 1883
+
+
+def load(path: Path) -> Config:
+    """Reads and validates the file. Raises ConfigError with every problem found."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(FILE_MOST + 1)
+        if len(raw) > FILE_MOST:
+            raise ConfigError([f"{path}: larger than {FILE_MOST} bytes: this is not a configuration of locum"])
+        text = raw.decode("utf-8")
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror or error}"]) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8"]) from None
+    return parse(text, str(path))
+
+
+def parse(text: str, path: str = "locum.toml") -> Config:
+    """Validates the text of a configuration file; `path` is what the problems call it. Raises ConfigError."""
+    try:
+        data = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+        raise ConfigError([f"{path}: not valid TOML: {str(error) or 'nested too deeply'}"]) from None
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError([f"{path}: {_line(problem, data)}" for problem in error.errors()]) from None
+    problems = [f"{path}: {problem}" for problem in _contradictions(config)]
+    if problems:
+        raise ConfigError(problems)
+    config._path = path
+    return config
+
+
+def _contradictions(config: Config) -> list[str]:
+    """What is wrong although every value is well formed."""
+    found = []
+    if len(config.brokers) % 2 == 0:
+        found.append(
+            f"brokers: {len(config.brokers)} of them have no better majority than {len(config.brokers) - 1}: "
+            "use one, or an odd number"
+        )
+    places = [broker_address(url) for url in config.brokers]
+    found += [
+        f"brokers: {host}:{port} is listed more than once; one broker has one vote"
+        for host, port in sorted({place for place in places if places.count(place) > 1})
+    ]
+    found += _timing_contradictions(config.timing)
+    owners: dict[str, str] = {node.address: f"nodes.{name}" for name, node in config.nodes.items()}
+    if len(owners) < len(config.nodes):
+        found.append("nodes: two nodes have the same address")
+    found += [
+        f"services.{name}: a node has this name too; events are told apart by it, so rename one"
+        for name in config.services
+        if name in config.nodes
+    ]
+    for name, service in config.services.items():
+        where = f"services.{name}"
+        for node in service.nodes:
+            if node not in config.nodes:
+                found.append(
+                    f"{where}.nodes: there is no node {node!r}{_closest(node, config.nodes)} "
+                    f"(there are {_listed(config.nodes)})"
+                )
+        if len(set(service.nodes)) < len(service.nodes):
+            found.append(f"{where}.nodes: a node is listed twice")
+        for address in service.addresses:
+            ip = str(address.ip)
+            if ip in owners:
+                found.append(f"{where}.addresses: {ip} belongs to {owners[ip]}; an address moves with one service")
+            else:
+                owners[ip] = where
+        if service.hook_timeout <= 0:
+            found.append(f"{where}.hook_timeout: must be more than nothing")
+    return found
+
+
+def _timing_contradictions(timing: TimingSection) -> list[str]:
+    found = []
+    if timing.beat < FASTEST_BEAT:
+        found.append(f"timing.beat: {timing.beat:g}s is shorter than {FASTEST_BEAT:g}s")
+    if timing.lease < SHORTEST_LEASE:
+        found.append(
+            f"timing.lease: {timing.lease:g}s is shorter than {SHORTEST_LEASE:g}s, the kernel's least lifetime"
+        )
+    elif timing.lease > LONGEST_LEASE:
+        found.append(f"timing.lease: {timing.lease:g}s is longer than {LONGEST_LEASE:g}s")
+    if timing.lease < FEWEST_BEATS * timing.beat:
+        longest = timing.lease / FEWEST_BEATS * 1000
+        found.append(
+            f"timing.lease: {timing.lease:g}s is too short for a beat every {timing.beat:g}s: "
+            f"make it {FEWEST_BEATS * timing.beat:g}s or more, or the beat {longest:.0f}ms or less"
+        )
+    return found
+
+
+def _line(problem: Any, data: dict[str, Any]) -> str:
+    """One problem of pydantic's as: key, what, what instead."""
+    location = [part for part in problem["loc"] if part != "[key]"]
+    key = ".".join(f"[{part}]" if isinstance(part, int) else str(part) for part in location).replace(".[", "[")
+    kind = problem["type"]
+    value = problem.get("input")
+    if kind == "extra_forbidden":
+        allowed = _keys_beside(location)
+        return f"{key}: unknown key{_closest(str(location[-1]), allowed)} (known here: {_listed(allowed)})"
+    if kind == "missing":
+        return f"{key}: is missing"
+    if kind == "string_pattern_mismatch":
+        what = "a name: letters, digits, '_', '-' and '.', at most 63"
+        if location[-1] == "interface":
+            what = "an interface"
+        return f"{key}: {_shown(value)} is not {what}"
+    if kind == "literal_error":
+        return f"{key}: {_shown(value)} is not {problem['ctx']['expected']}"
+    if kind in {"duration", "address", "host", "broker"}:
+        return f"{key}: {_shown(value)} {problem['msg']}"
+    return f"{key}: {problem['msg'][:1].lower()}{problem['msg'][1:]}, not {_shown(value)}"
+
+
+def _keys_beside(location: list[Any]) -> list[str]:
+    """The keys that the section of an unknown key does have."""
+    model: type[BaseModel] = Config
+    for part in location[:-1]:
+        match part:
+            case "timing":
+                model = TimingSection
+            case "nodes" if model is Config:
+                model = Node
+            case "services" if model is Config:
+                model = Service
+            case _:
+                pass
+    return list(model.model_fields)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _closest(word: str, words: Any) -> str:
+    near = difflib.get_close_matches(word, list(words), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _listed(words: Any) -> str:
+    names = [str(word) for word in cast("list[str]", list(words))]
+    return ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")

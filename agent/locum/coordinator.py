@@ -1,0 +1,1006 @@
+"""Decides what one node does in every service. Pure: inputs and a time go in, outputs come out (see ports.py).
+
+A node has one role in each service, and TABLE says what may happen in which role. What can be decided is decided here;
+the rim carries it out and tells how it went. Rules that hold throughout:
+
+- A role is left only through a row of TABLE, and each change of role is one event, sent by the node itself.
+- The address is taken only under a granted lease, is renewed only under a good one (or under `hold`, and then only if
+  the kernel still has it), and is the first thing to go when the lease is lost.
+- What releases a service is sent before what tells of it: the retained record, then the beat, then the events.
+- Every wait has an end that is asked for in `next_at`.
+"""
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from enum import StrEnum
+from math import inf
+from random import Random
+
+from locum.config import Config, Service
+from locum.lease import Lease
+from locum.messages import HOLDING, Beat, Command, NodeState, Role, ServiceState, Standing
+from locum.ports import (
+    Abort,
+    AddressGone,
+    Announce,
+    AskEcho,
+    BeatHeard,
+    BrokerDown,
+    BrokerUp,
+    CommandHeard,
+    DropNow,
+    Echoed,
+    Emit,
+    Hold,
+    Input,
+    LinkChanged,
+    NodeHeard,
+    Output,
+    Probe,
+    Probed,
+    PublishNode,
+    PublishService,
+    Run,
+    SendBeat,
+    ServiceHeard,
+    Step,
+    StepDone,
+    Stop,
+    Stopped,
+    Tick,
+)
+from locum.timing import GUARD, MARGIN, WIRE_SILENCE
+
+SENT_MOST = 256
+"""Own beats whose send time is remembered; one that comes back later than that many beats confirms nothing."""
+COMMANDS_MOST = 64
+"""Commands whose number is remembered, so that one heard from several brokers is done once."""
+PROBES_LEAST = 4
+"""Unanswered probes in a row that make silence."""
+PROBE_BOUND = 2.0
+"""Seconds after which a probe that was never answered for by the rim is asked again."""
+DROP_RETRY = 0.2
+"""Seconds between attempts to remove an address that the kernel would not remove."""
+ANNOUNCE_AFTER = (0.02, 0.1, 0.5, 2.0, 5.0, 10.0)
+"""Seconds after a takeover at which the neighbours are told again: a frame, or a switch that was just learning, may
+have missed the first."""
+
+
+class On(StrEnum):
+    """What makes a role change."""
+
+    TURN = "its turn to claim"
+    GRANTED = "a majority granted the claim"
+    DENIED = "the claim was not granted"
+    ACQUIRED = "the last step of the takeover is done"
+    DECLINED = "Test said no"
+    FAILED = "a step of the takeover failed"
+    MOVE = "the service is to move to another node"
+    STOP = "the agent is to stop"
+    LOST = "the lease is lost"
+    KEPT = "a hook stopped the move"
+    RELEASED = "the last step of the release is done"
+    LINK_DOWN = "the interface is down or away"
+    LINK_UP = "the interface is up"
+
+
+S, C, A, H, R, F = Role.STANDBY, Role.CLAIMING, Role.ACQUIRING, Role.ACTIVE, Role.RELEASING, Role.FAULT
+
+TABLE: dict[tuple[Role, On], tuple[str, Role]] = {
+    # in this role, when     the coordinator does  and the role becomes
+    (S, On.TURN): ("claim", C),
+    (S, On.LINK_DOWN): ("nothing", F),
+    (F, On.LINK_UP): ("nothing", S),
+    (C, On.GRANTED): ("acquire", A),
+    (C, On.DENIED): ("withdraw", S),
+    (C, On.STOP): ("withdraw", S),
+    (C, On.LINK_DOWN): ("withdraw", F),
+    (A, On.ACQUIRED): ("settle", H),
+    (A, On.DECLINED): ("withdraw", S),
+    (A, On.FAILED): ("undo", R),
+    (A, On.STOP): ("undo", R),
+    (A, On.LOST): ("let_go", R),
+    (A, On.LINK_DOWN): ("let_go", R),
+    (H, On.MOVE): ("hand_over", R),
+    (H, On.STOP): ("hand_over", R),
+    (H, On.LOST): ("let_go", R),
+    (H, On.LINK_DOWN): ("let_go", R),
+    (R, On.KEPT): ("stay", H),
+    (R, On.LOST): ("let_go", R),
+    (R, On.LINK_DOWN): ("let_go", R),
+    (R, On.RELEASED): ("rest", S),
+}
+"""Everything that can happen to a role. What is not here does not happen: it is ignored in that role."""
+
+TAKEOVER = (Step.TEST, Step.PRE_ACQ, Step.TAKE, Step.POST_ACQ)
+RELEASE = (Step.PRE_REL, Step.DROP, Step.POST_REL)
+LETTING_GO = (Step.DROP, Step.PRE_REL, Step.POST_REL)
+
+
+@dataclass(slots=True)
+class Ears:
+    """What the wire has said about a service's addresses since the first missed beat."""
+
+    pending_since: float | None = None
+    done_at: float = -inf
+    """When the last probe ended."""
+    failed: bool = False
+    silent_from: float = inf
+    silent_to: float = -inf
+    silent_count: int = 0
+    mac: str = ""
+    address: str = ""
+    told: str = ""
+    """The answer that an event has told of already."""
+
+    def forget(self) -> None:
+        self.failed = False
+        self.silent_from, self.silent_to, self.silent_count = inf, -inf, 0
+        self.mac = self.address = self.told = ""
+
+    def pending(self, now: float) -> bool:
+        return self.pending_since is not None and now < self.pending_since + PROBE_BOUND
+
+    def silent(self, now: float, fresh: float) -> bool:
+        """Nobody answered for long enough, and this was asked not longer than `fresh` seconds ago."""
+        return (
+            self.silent_count >= PROBES_LEAST
+            and self.silent_to - self.silent_from >= WIRE_SILENCE
+            and now - self.silent_to <= fresh
+        )
+
+
+@dataclass(slots=True)
+class Duty:
+    """This node's part in one service."""
+
+    name: str
+    service: Service
+    lease: Lease
+    role: Role = Role.STANDBY
+    role_since: float = -inf
+    due: float = -inf
+    """When this duty next has something to do of its own accord."""
+    # The takeover or release under way.
+    plan: deque[Step] = field(default_factory=deque)
+    step: Step | None = None
+    number: int = 0
+    reason: str = ""
+    peer: str = ""
+    asked_by: str = ""
+    """The number of the command that is being carried out."""
+    forced: bool = False
+    """The release is demanded by safety: no hook can stop it."""
+    retry_at: float = inf
+    """When DROP is tried again."""
+    # The address.
+    has_address: bool = False
+    held_since: float = -inf
+    renewed_for: float = -inf
+    """The send time (of a beat or an echo request) on which the kernel's present lifetime rests."""
+    kernel_until: float = -inf
+    published: bool = False
+    """The bus was told that we hold it."""
+    announce_at: deque[float] = field(default_factory=deque)
+    unconfirmed: bool = False
+    """A beat is overdue at the brokers: a second opinion is asked for."""
+    holding_told: bool = False
+    # The next claim.
+    ears: Ears = field(default_factory=Ears)
+    ready_at: float | None = None
+    turn: float = 0.0
+    waives_wire: bool = False
+    """The present claim follows a release: the wire is asked beside it, not before it."""
+    backoff_until: float = -inf
+    backoff: float = 0.0
+    give_way_until: float = -inf
+    successor: str | None = None
+    silence_told: bool = False
+    clean: bool = False
+    """The service was held and its addresses are removed; what released it was not another's use of them."""
+    # What others say.
+    last_holder: str = ""
+    record: ServiceState | None = None
+    record_wrong: bool = False
+    corrected_at: float = -inf
+
+    @property
+    def holds(self) -> bool:
+        return self.role in HOLDING
+
+
+@dataclass(slots=True)
+class Peer:
+    """What another node's beats say."""
+
+    heard_at: float = -inf
+    boot: str = ""
+    standings: dict[str, Standing] = field(default_factory=dict)
+    fit_since: dict[str, float] = field(default_factory=dict)
+    """Since when it has been a standby, for each service."""
+    silent: bool = False
+    config: str = ""
+
+
+class Coordinator:
+    """One node's decisions. Not thread-safe; `step` is called from one place."""
+
+    def __init__(self, config: Config, node: str, boot: str, *, now: float, rng: Random, floor: int = 0) -> None:
+        """`boot`: this start of the agent, as in Beat. `floor`: epochs to stay above, such as the seconds since 1970,
+        so that they go on growing also when every node and every broker has forgotten them."""
+        self.config = config
+        self.node = node
+        self.boot = boot
+        self.timing = config.durations()
+        self._rng = rng
+        self._digest = config.digest()
+        self.duties = {
+            name: Duty(name, service, Lease(boot, len(config.brokers), self.timing, floor))
+            for name, service in config.services_of(node).items()
+        }
+        self._duties = list(self.duties.values())
+        self.peers = {name: Peer() for name in config.nodes if name != node}
+        self._last = now
+        self._beat_at = now
+        self._seq = 0
+        self._sent: OrderedDict[int, float] = OrderedDict()
+        self._heard_seq: list[dict[str, int]] = [{} for _ in config.brokers]
+        self._up = [False] * len(config.brokers)
+        self._links: dict[str, bool] = {}
+        self._commands: OrderedDict[str, None] = OrderedDict()
+        self._strangers: set[str] = set()
+        self._twin_beats = 0
+        self._echo_at = -inf
+        self._echo_by = ""
+        self._echo_pending_since: float | None = None
+        self._echo_next_at = -inf
+        self._watch_peers_at = now + self.timing.window
+        self.stopping = False
+        self._stopped = False
+        self._changed = False
+        self._urgent: list[Output] = []
+        self._later: list[Output] = []
+
+    # -- the way in and out -----------------------------------------------------------------------------------------
+
+    def step(self, now: float, event: Input) -> list[Output]:
+        """Takes one input at a time not before the last one's; returns what is to be done, in order."""
+        if now - self._last > self.timing.stall:
+            self._doubt(now)
+        self._last = now
+        for duty in self._take_in(now, event):
+            self._advance(duty, now)
+        if now >= self._watch_peers_at:
+            self._watch_peers(now)
+        self._finish_stop()
+        if self._changed or now >= self._beat_at:
+            self._urgent.append(SendBeat(self._beat(now)))
+        outputs = self._urgent + self._later
+        if self._stopped:
+            outputs += [PublishNode(self.node, online=False, reason="stopped"), Stopped()]
+        self._urgent, self._later = [], []
+        return outputs
+
+    def _doubt(self, now: float) -> None:
+        """We were stopped or starved. That we heard nothing says something about us, and nothing about the others."""
+        for duty in self._duties:
+            duty.lease.doubt(now)
+            duty.ears.forget()
+        for peer in self.peers.values():
+            if not peer.silent:
+                peer.heard_at = max(peer.heard_at, now - self.timing.beat)
+
+    def next_at(self) -> float:
+        """When `step` wants to be called with a Tick, if nothing happens before."""
+        due = min(self._beat_at, self._watch_peers_at)
+        for duty in self._duties:
+            if duty.due < due:
+                due = duty.due
+        return due
+
+    def _take_in(self, now: float, event: Input) -> list[Duty]:
+        """Notes the input; returns the duties that it may concern."""
+        match event:
+            case Tick():
+                return [duty for duty in self._duties if duty.due <= now]
+            case BeatHeard(broker, beat):
+                return self._hear(now, broker, beat)
+            case StepDone(service, number, ok, detail):
+                duty = self.duties[service]
+                if number == duty.number and duty.step is not None:
+                    self._step_done(duty, now, ok, detail)
+                return [duty]
+            case Probed():
+                return self._hear_wire(now, event)
+            case Echoed(asked_at, by):
+                self._echo_pending_since = None
+                if by and asked_at > self._echo_at:
+                    self._echo_at, self._echo_by = asked_at, by
+                return [duty for duty in self._duties if duty.unconfirmed]
+            case BrokerUp(broker):
+                self._up[broker] = True
+                for duty in self._duties:
+                    duty.lease.subscribed(broker, now)
+                    if duty.published:
+                        self._publish_record(duty, now)
+                self._urgent.append(PublishNode(self.node, online=True))
+                self._changed = True  # a holder's beat is worth most just after a broker came back
+                return self._duties
+            case BrokerDown(broker):
+                self._up[broker] = False
+                for duty in self._duties:
+                    duty.lease.unsubscribed(broker)
+                return self._duties
+            case ServiceHeard(_, state):
+                return self._hear_record(now, state)
+            case NodeHeard(_, state):
+                return self._hear_state(state)
+            case CommandHeard(command):
+                return self._obey(now, command)
+            case LinkChanged(interface, up):
+                return self._link(now, interface, up)
+            case AddressGone(service, detail):
+                duty = self.duties[service]
+                if duty.has_address:
+                    self._fire(duty, On.LOST, now, reason="address-gone", why=detail)
+                return [duty]
+            case Stop(at_once):
+                self._stop(now, at_once)
+                return self._duties
+        raise AssertionError(event)
+
+    # -- roles --------------------------------------------------------------------------------------------------------
+
+    def _fire(self, duty: Duty, on: On, now: float, reason: str = "", why: str = "") -> bool:
+        """Goes through the row of TABLE for the duty's role, if there is one."""
+        row = TABLE.get((duty.role, on))
+        if row is None:
+            return False
+        action, role = row
+        before = duty.role
+        if reason:
+            duty.reason = reason
+        duty.role = role
+        if role is not before:
+            duty.role_since = now
+        getattr(self, f"_{action}")(duty, now)
+        if role is not before:
+            self._changed = True
+            data = {"from": before.value, "to": role.value, "epoch": duty.lease.epoch, "reason": duty.reason}
+            if duty.peer:
+                data["peer"] = duty.peer
+            if duty.asked_by:
+                data["command"] = duty.asked_by
+            if why:
+                data["why"] = why
+            self._emit(duty.name, role.value, **data)
+        if duty.plan and duty.step is None:
+            self._proceed(duty, now)
+        elif duty.step is None and role is Role.RELEASING:
+            self._fire(duty, On.RELEASED, now)
+        return True
+
+    def _nothing(self, duty: Duty, now: float) -> None:
+        duty.reason = "link"
+
+    def _claim(self, duty: Duty, now: float) -> None:
+        duty.waives_wire = duty.lease.released(now)
+        successor = self.peers[duty.last_holder].standings.get(duty.name) if duty.last_holder in self.peers else None
+        if duty.waives_wire:
+            duty.reason = "switchover" if successor and successor.successor == self.node else "released"
+        else:
+            duty.reason = "failover" if duty.last_holder else "start"
+        duty.peer = duty.last_holder if duty.last_holder != self.node else ""
+        duty.asked_by = ""
+        duty.successor = None
+        duty.clean = False
+        duty.ready_at = None
+        duty.lease.claim(now)
+        duty.ears.mac = ""
+        if not duty.ears.pending(now):
+            self._probe(duty, now)
+
+    def _withdraw(self, duty: Duty, now: float) -> None:
+        """A claim that came to nothing: the release beat lets others try at once."""
+        duty.lease.release()
+        duty.ready_at = None
+        duty.plan.clear()
+        duty.step = None
+        if self._claimable(duty):
+            duty.give_way_until = max(duty.give_way_until, now + self._rng.uniform(1, 3) * self.timing.step)
+
+    def _acquire(self, duty: Duty, now: float) -> None:
+        duty.forced = False
+        duty.plan = deque(TAKEOVER)
+        duty.step = None
+
+    def _settle(self, duty: Duty, now: float) -> None:
+        duty.backoff = 0.0
+        duty.backoff_until = -inf
+        duty.give_way_until = -inf
+        duty.last_holder = self.node
+
+    def _undo(self, duty: Duty, now: float) -> None:
+        """A takeover that did not succeed. What its hooks did, the hooks of the release undo."""
+        self._abort(duty)
+        duty.forced = True
+        duty.plan = deque(RELEASE)
+
+    def _hand_over(self, duty: Duty, now: float) -> None:
+        """An orderly release. `Test` may refuse it only where nothing forces it."""
+        self._abort(duty)
+        orderly = duty.reason in ("switchover", "failback")
+        duty.forced = not orderly
+        duty.successor = duty.peer or None
+        duty.plan = deque(((Step.TEST,) if orderly else ()) + RELEASE)
+
+    def _let_go(self, duty: Duty, now: float) -> None:
+        """The lease is lost: the address goes first, and nothing can stop it."""
+        if duty.has_address:
+            self._urgent.append(DropNow(duty.name))
+            self._no_address(duty)
+        duty.forced = True
+        duty.successor = None
+        if duty.step in RELEASE:
+            return  # the release that runs goes on; its hooks are not run twice
+        self._abort(duty)
+        duty.peer = ""
+        duty.plan = deque(LETTING_GO)
+
+    def _stay(self, duty: Duty, now: float) -> None:
+        """A hook stopped the move. What PreRel had stopped already, PostAcq starts again."""
+        again = duty.step is Step.PRE_REL
+        duty.plan = deque((Step.POST_ACQ,) if again else ())
+        duty.step = None
+        duty.successor = None
+        duty.peer = ""
+
+    def _rest(self, duty: Duty, now: float) -> None:
+        duty.lease.release()
+        duty.clean = duty.clean and duty.reason != "wire"
+        duty.step = None
+        duty.plan.clear()
+        duty.ready_at = None
+        if duty.successor:
+            duty.give_way_until = now + 2 * self.timing.window
+
+    def _abort(self, duty: Duty) -> None:
+        if duty.step is not None:
+            self._urgent.append(Abort(duty.name))
+            duty.step = None
+            duty.number += 1
+        duty.plan.clear()
+
+    # -- steps of a takeover or a release ---------------------------------------------------------------------------
+
+    def _proceed(self, duty: Duty, now: float) -> None:
+        """Starts the next step of the plan, or says that it is through."""
+        if not duty.plan:
+            duty.step = None
+            if duty.role is Role.ACQUIRING:
+                self._fire(duty, On.ACQUIRED, now)
+            elif duty.role is Role.RELEASING:
+                self._fire(duty, On.RELEASED, now)
+            return
+        step = duty.plan.popleft()
+        duty.step = step
+        duty.number += 1
+        until = 0.0
+        if step is Step.TAKE:
+            duty.has_address = True
+            duty.held_since = now
+            duty.renewed_for = duty.lease.confirmed_at()
+            duty.kernel_until = until = duty.renewed_for + self.timing.window - MARGIN
+        elif step is Step.DROP:
+            self._no_address(duty)
+            duty.retry_at = inf
+        run = Run(duty.name, duty.number, step, duty.lease.epoch, duty.peer, duty.reason, until)
+        (self._urgent if step is Step.DROP else self._later).append(run)
+
+    def _no_address(self, duty: Duty) -> None:
+        duty.has_address = False
+        duty.announce_at.clear()
+        duty.unconfirmed = duty.holding_told = False
+
+    def _step_done(self, duty: Duty, now: float, ok: bool, detail: str) -> None:
+        step = duty.step
+        taking = duty.role is Role.ACQUIRING
+        match step:
+            case Step.TAKE if ok:
+                duty.announce_at = deque(now + after for after in ANNOUNCE_AFTER)
+                self._later.append(Announce(duty.name))
+                self._publish_record(duty, now)
+                self._emit(duty.name, "taken", epoch=duty.lease.epoch, addresses=self._addresses(duty))
+            case Step.DROP if ok or now >= duty.kernel_until + GUARD:
+                if duty.published:
+                    duty.published = False
+                    duty.clean = True
+                    self._urgent.append(PublishService(duty.name, None, duty.lease.epoch, now))
+                    self._emit(duty.name, "dropped", epoch=duty.lease.epoch, addresses=self._addresses(duty))
+            case Step.DROP:
+                duty.retry_at = now + DROP_RETRY
+                self._emit(duty.name, "failed", step=step.value, epoch=duty.lease.epoch, why=detail)
+                return
+            case Step.TEST if not ok:
+                self._refuse(duty, step, "acquire" if taking else "release", detail)
+                if taking:
+                    self._back_off(duty, now)
+                    self._fire(duty, On.DECLINED, now, reason="test")
+                else:
+                    self._fire(duty, On.KEPT, now, reason="test")
+                return
+            case _ if not ok:
+                assert step is not None
+                self._emit(duty.name, "failed", step=step.value, epoch=duty.lease.epoch, why=detail)
+                if taking and step is not Step.POST_ACQ:
+                    self._back_off(duty, now)
+                    self._fire(duty, On.FAILED, now, reason="failed", why=detail)
+                    return
+                if step is Step.PRE_REL and not duty.forced:
+                    self._refuse(duty, step, "release", detail)
+                    self._fire(duty, On.KEPT, now, reason="hook", why=detail)
+                    return
+        self._proceed(duty, now)
+
+    def _refuse(self, duty: Duty, step: Step, way: str, why: str) -> None:
+        asked = {"command": duty.asked_by} if duty.asked_by else {}
+        self._emit(duty.name, "refused", step=step.value, way=way, epoch=duty.lease.epoch, why=why, **asked)
+
+    def _back_off(self, duty: Duty, now: float) -> None:
+        duty.backoff = min(max(duty.backoff * 2, self.timing.retry_first), self.timing.retry_most)
+        duty.backoff_until = now + duty.backoff
+
+    # -- what each role does as time passes ---------------------------------------------------------------------------
+
+    def _advance(self, duty: Duty, now: float) -> None:
+        """Does what is due for the duty and notes when it will next be."""
+        for _ in range(8):  # a change of role may make another one due at once; more than a few in a row cannot be
+            before = duty.role
+            match before:
+                case Role.STANDBY:
+                    duty.due = self._stand_by(duty, now)
+                case Role.CLAIMING:
+                    duty.due = self._press_claim(duty, now)
+                case Role.ACQUIRING | Role.ACTIVE | Role.RELEASING:
+                    duty.due = self._keep(duty, now)
+                case _:
+                    duty.due = inf
+            if duty.role is before:
+                return
+
+    def _stand_by(self, duty: Duty, now: float) -> float:
+        if not self._links.get(duty.service.interface, False):
+            if duty.service.interface in self._links:
+                self._fire(duty, On.LINK_DOWN, now)
+            return inf
+        if self.stopping:
+            return inf
+        timing, ears = self.timing, duty.ears
+        quiet_at = duty.lease.quiet_at()
+        if quiet_at == inf:  # no majority of brokers: nothing that we do not hear means anything
+            ears.forget()
+            duty.ready_at = None
+            return inf
+        listen_at = quiet_at - timing.window + timing.missed
+        if now < listen_at:  # the holder is heard
+            ears.forget()
+            duty.ready_at = None
+            duty.silence_told = False
+            return listen_at
+        released = duty.lease.released(now)
+        if not released:
+            self._tell_silence(duty, now, quiet_at)
+        not_before = max(quiet_at, duty.backoff_until, duty.give_way_until)
+        # Asked one after the other where a claim waits for the answer, and at leisure where none does.
+        at_leisure = ears.mac or ears.failed or not_before - now >= 2 * WIRE_SILENCE
+        ask_at = ears.done_at + (timing.wire_rest if at_leisure else 0.0)
+        if not ears.pending(now) and now >= ask_at:
+            self._probe(duty, now)
+        silent = ears.silent(now, 2 * timing.wire_rest)
+        if silent and now >= quiet_at - GUARD:
+            self._vacate(duty, now)
+        if now >= quiet_at and not released:
+            self._tell_wire(duty)
+        due = ears.pending_since + PROBE_BOUND if ears.pending_since is not None else ask_at
+        if now < not_before:
+            duty.ready_at = None
+            return min(due, not_before)
+        if not (silent or released):
+            duty.ready_at = None
+            return due
+        if duty.ready_at is None:
+            rank = self._rank(duty, now)
+            duty.ready_at = now
+            haste = rank == 0 and released
+            duty.turn = rank * timing.step + (0.0 if haste else self._rng.uniform(0, timing.step / 2))
+        if now < duty.ready_at + duty.turn:
+            return min(due, duty.ready_at + duty.turn)
+        self._fire(duty, On.TURN, now)
+        return now
+
+    def _tell_silence(self, duty: Duty, now: float, quiet_at: float) -> None:
+        holder = duty.last_holder
+        if duty.silence_told or not holder or holder == self.node:
+            return
+        duty.silence_told = True
+        last = quiet_at - self.timing.window
+        self._emit(duty.name, "silent", node=holder, seconds=round(now - last, 3))
+
+    def _tell_wire(self, duty: Duty) -> None:
+        ears = duty.ears
+        if ears.mac and ears.told != ears.mac:
+            ears.told = ears.mac
+            self._emit(duty.name, "wire", mac=ears.mac, address=ears.address, why="somebody has it: not taken")
+
+    def _vacate(self, duty: Duty, now: float) -> None:
+        """The holder's lease is over and its address does not answer: its retained record must not outlive it."""
+        record = duty.record
+        if record is None or record.holder is None:
+            return
+        duty.record = record.model_copy(update={"holder": None})
+        self._urgent.append(PublishService(duty.name, None, record.epoch, now))
+        self._emit(duty.name, "vacant", node=record.holder, epoch=record.epoch)
+
+    def _press_claim(self, duty: Duty, now: float) -> float:
+        lease, ears = duty.lease, duty.ears
+        claimed_at = lease.claimed_at
+        assert claimed_at is not None
+        ends_at = claimed_at + self.timing.claim_timeout
+        if ears.mac:
+            self._tell_wire(duty)
+            self._fire(duty, On.DENIED, now, reason="wire", why=f"{ears.address} is answered by {ears.mac}")
+        elif lease.superseded():
+            self._fire(duty, On.DENIED, now, reason="superseded")
+        elif lease.granted(now) and (duty.waives_wire or ears.silent_to >= claimed_at):
+            self._fire(duty, On.GRANTED, now)
+        elif now >= ends_at:
+            self._fire(duty, On.DENIED, now, reason="not-granted")
+        elif not ears.pending(now) and ears.silent_to < claimed_at:
+            self._probe(duty, now)
+        return ends_at
+
+    def _keep(self, duty: Duty, now: float) -> float:
+        """A holder's watch over its lease."""
+        due = inf
+        if duty.role is Role.RELEASING and duty.step is Step.DROP and duty.retry_at <= now:
+            duty.plan.appendleft(Step.DROP)
+            self._proceed(duty, now)
+        if duty.role is Role.RELEASING:
+            due = duty.retry_at
+            if not duty.has_address:
+                return due
+        lease, timing = duty.lease, self.timing
+        confirmed_at = lease.confirmed_at()
+        base, echoed = confirmed_at, False
+        if self.config.holds and duty.has_address and self._echo_at > base:
+            base, echoed = self._echo_at, True
+        if lease.superseded():
+            self._fire(duty, On.LOST, now, reason="superseded")
+            return now
+        if now >= base + timing.lease:
+            self._fire(duty, On.LOST, now, reason="lease")
+            return now
+        if duty.has_address:
+            if base > duty.renewed_for:
+                duty.renewed_for = base
+                duty.kernel_until = base + timing.window - MARGIN
+                self._later.append(Hold(duty.name, duty.kernel_until, only_if_present=echoed))
+            due = min(due, self._second_opinion(duty, now, confirmed_at))
+            while duty.announce_at and duty.announce_at[0] <= now:
+                duty.announce_at.popleft()
+                self._later.append(Announce(duty.name))
+            if duty.announce_at:
+                due = min(due, duty.announce_at[0])
+            if duty.record_wrong:
+                if now >= duty.corrected_at + timing.beat:
+                    duty.corrected_at = now
+                    self._publish_record(duty, now)
+                due = min(due, duty.corrected_at + timing.beat)
+        if duty.role is Role.ACTIVE and duty.service.failback == "auto" and not self.stopping:
+            due = min(due, self._fail_back(duty, now))
+        return min(due, base + timing.lease)
+
+    def _second_opinion(self, duty: Duty, now: float, confirmed_at: float) -> float:
+        """Under `hold`: asks for an echo while the brokers do not confirm. Returns when to look again."""
+        if now < confirmed_at + self.timing.missed:
+            if duty.holding_told:
+                self._emit(duty.name, "confirmed", epoch=duty.lease.epoch)
+            duty.unconfirmed = duty.holding_told = False
+            return confirmed_at + self.timing.missed
+        duty.unconfirmed = True
+        if not self.config.holds:
+            return inf
+        if now >= confirmed_at + self.timing.lease and not duty.holding_told:
+            duty.holding_told = True
+            self._emit(duty.name, "holding", epoch=duty.lease.epoch, echo=self._echo_by)
+        if self._echo_pending_since is not None and now >= self._echo_pending_since + PROBE_BOUND:
+            self._echo_pending_since = None
+        if self._echo_pending_since is None and now >= self._echo_next_at:
+            self._echo_pending_since = now
+            self._echo_next_at = now + self.timing.beat
+            self._later.append(AskEcho())
+        if self._echo_pending_since is not None:
+            return self._echo_pending_since + PROBE_BOUND
+        return self._echo_next_at
+
+    def _fail_back(self, duty: Duty, now: float) -> float:
+        """With `failback = "auto"`: hands over to a more preferred node that has been fit for long enough."""
+        due = inf
+        for name in duty.service.nodes:
+            if name == self.node:
+                break
+            since = self.peers[name].fit_since.get(duty.name)
+            if since is None or not self._fit(name, duty.name, now):
+                continue
+            at = max(since, duty.role_since) + duty.service.failback_delay
+            if now >= at and now >= duty.backoff_until:
+                duty.backoff_until = now + duty.service.failback_delay  # a refusal is not asked again at once
+                self._move(duty, now, name, "failback", "")
+                return now
+            due = min(due, max(at, duty.backoff_until))
+        return due
+
+    # -- the wire, the links, the peers -------------------------------------------------------------------------------
+
+    def _probe(self, duty: Duty, now: float) -> None:
+        duty.ears.pending_since = now
+        self._later.append(Probe(duty.name))
+
+    def _hear_wire(self, now: float, probed: Probed) -> list[Duty]:
+        duty = self.duties[probed.service]
+        ears = duty.ears
+        ears.pending_since = None
+        ears.done_at = now
+        claimed_at = duty.lease.claimed_at
+        if duty.waives_wire and claimed_at is not None and probed.asked_at < claimed_at:
+            return [duty]  # asked while the one that has let go still had the address
+        if probed.error:
+            ears.forget()
+            ears.failed = True
+        elif probed.mac:
+            ears.silent_from, ears.silent_to, ears.silent_count = inf, -inf, 0
+            ears.mac, ears.address = probed.mac, probed.address
+            if duty.role in (Role.ACQUIRING, Role.ACTIVE) and claimed_at is not None:
+                # This answer was not waited for, since the holder itself had let go: a third has the address.
+                self._tell_wire(duty)
+                self._back_off(duty, now)
+                self._fire(duty, On.LOST, now, reason="wire", why=f"{probed.address} is answered by {probed.mac}")
+        else:
+            ears.failed = False
+            ears.mac = ears.address = ""
+            ears.silent_from = min(ears.silent_from, probed.asked_at)
+            ears.silent_to = probed.asked_at
+            ears.silent_count += 1
+        return [duty]
+
+    def _link(self, now: float, interface: str, up: bool) -> list[Duty]:
+        self._links[interface] = up
+        concerned = [duty for duty in self._duties if duty.service.interface == interface]
+        for duty in concerned:
+            self._fire(duty, On.LINK_UP if up else On.LINK_DOWN, now, reason="link")
+        return concerned
+
+    def _fit(self, node: str, service: str, now: float) -> bool:
+        """Whether another node could take the service: it beats, and stands by."""
+        peer = self.peers[node]
+        standing = peer.standings.get(service)
+        return now - peer.heard_at <= self.timing.window and standing is not None and standing.role is Role.STANDBY
+
+    def _heir(self, duty: Duty, now: float) -> str:
+        """The first other node in order that could take the service; empty if there is none."""
+        others = (name for name in duty.service.nodes if name != self.node)
+        return next((name for name in others if self._fit(name, duty.name, now)), "")
+
+    def _rank(self, duty: Duty, now: float) -> int:
+        """How many living nodes are preferred to this one. A successor that was named comes first of all."""
+        if duty.last_holder in self.peers:
+            standing = self.peers[duty.last_holder].standings.get(duty.name)
+            if standing is not None and standing.successor == self.node:
+                return 0
+        rank = 0
+        for name in duty.service.nodes:
+            if name == self.node:
+                break
+            rank += self._fit(name, duty.name, now) and name != duty.last_holder
+        return rank
+
+    def _claimable(self, duty: Duty) -> bool:
+        return not self.stopping and self._links.get(duty.service.interface, False)
+
+    def _watch_peers(self, now: float) -> None:
+        """Tells of nodes that have fallen silent, and sees to it that their retained state does not outlive them."""
+        lease = self.timing.lease
+        self._watch_peers_at = now + lease
+        for name, peer in self.peers.items():
+            if not peer.boot or peer.silent:
+                continue
+            if now < peer.heard_at + lease:
+                self._watch_peers_at = min(self._watch_peers_at, peer.heard_at + lease)
+            elif any(self._up):
+                peer.silent = True
+                peer.fit_since.clear()
+                self._later.append(PublishNode(name, online=False, reason="silent"))
+                self._emit(name, "silent", seconds=round(now - peer.heard_at, 3))
+
+    # -- what the bus says --------------------------------------------------------------------------------------------
+
+    def _hear(self, now: float, broker: int, beat: Beat) -> list[Duty]:
+        if not beat.consistent or beat.node not in self.config.nodes:
+            self._tell_stranger(beat.node)
+            return []
+        seqs = self._heard_seq[broker]
+        if seqs.get(beat.boot, -1) >= beat.seq:
+            return []  # a double, or one that was overtaken: its sender has said something newer here
+        if len(seqs) >= 4 * len(self.config.nodes) + 8:
+            seqs.clear()
+        seqs[beat.boot] = beat.seq
+        mine = beat.boot == self.boot
+        sent_at = self._sent.get(beat.seq, -inf) if mine else -inf
+        concerned = []
+        for name, standing in beat.services.items():
+            duty = self.duties.get(name)
+            if duty is None or beat.node not in duty.service.nodes:
+                continue
+            concerned.append(duty)
+            holding = standing.role in HOLDING
+            duty.lease.hear(broker, beat.boot, standing.epoch, holding, now, sent_at, standing.clean)
+            if not mine and holding:
+                duty.give_way_until = -inf
+                if standing.role is not Role.CLAIMING:
+                    duty.last_holder = beat.node
+            elif beat.node == duty.last_holder:
+                duty.silence_told = True  # it has spoken: it does not hold it any more
+        if not mine:
+            if beat.node == self.node:
+                self._tell_twin(beat)
+            else:
+                self._note_peer(now, beat)
+        return concerned
+
+    def _note_peer(self, now: float, beat: Beat) -> None:
+        peer = self.peers[beat.node]
+        if peer.silent:
+            peer.silent = False
+            self._emit(beat.node, "back", seconds=round(now - peer.heard_at, 3))
+        if beat.config and beat.config not in (peer.config, self._digest):
+            self._emit(beat.node, "config-differs", theirs=beat.config, ours=self._digest)
+        restarted = beat.boot != peer.boot
+        peer.config = beat.config
+        peer.heard_at = now
+        peer.boot = beat.boot
+        peer.standings = beat.services
+        for name in self.duties:
+            standing = beat.services.get(name)
+            if standing is None or standing.role is not Role.STANDBY:
+                peer.fit_since.pop(name, None)
+            elif restarted or name not in peer.fit_since:
+                peer.fit_since[name] = now
+            if standing is not None and standing.successor not in (None, self.node):
+                duty = self.duties[name]
+                if standing.epoch == duty.lease.top and duty.last_holder == beat.node:
+                    # Somebody else was asked to take it; should it not, our turn comes after a window.
+                    duty.give_way_until = max(duty.give_way_until, peer.fit_since.get(name, now) + self.timing.window)
+
+    def _tell_twin(self, beat: Beat) -> None:
+        """Our name with another boot: our own earlier life for a moment; when it goes on, a second machine."""
+        self._twin_beats += 1
+        if self._twin_beats in (4, 400):
+            self._emit(self.node, "twin", boot=beat.boot, why="another machine runs as this node: give it its own name")
+
+    def _tell_stranger(self, node: str) -> None:
+        if node not in self._strangers and len(self._strangers) < 64:
+            self._strangers.add(node)
+            self._emit(self.node, "stranger", node=node, why="its beats are ignored: it is not in the configuration")
+
+    def _hear_record(self, now: float, state: ServiceState) -> list[Duty]:
+        duty = self.duties.get(state.service)
+        if duty is None:
+            return []
+        duty.lease.learn(state.epoch)
+        duty.record = state
+        duty.record_wrong = duty.published and (state.holder != self.node or state.epoch != duty.lease.epoch)
+        if state.holder == self.node and not duty.published:
+            # Left by an earlier life of this node, or by a release that the broker did not hear of.
+            self._urgent.append(PublishService(duty.name, None, state.epoch, now))
+        return [duty]
+
+    def _hear_state(self, state: NodeState) -> list[Duty]:
+        if state.node == self.node and state.state == "offline" and not self.stopping:
+            self._later.append(PublishNode(self.node, online=True))  # a will of an earlier life, or a peer's mistake
+        elif state.node in self.peers and state.reason == "stopped":
+            self.peers[state.node].silent = True  # it said so itself: no event of its silence
+        return []
+
+    # -- operators ----------------------------------------------------------------------------------------------------
+
+    def _obey(self, now: float, command: Command) -> list[Duty]:
+        duty = self.duties.get(command.service)
+        if duty is None or command.id in self._commands:
+            return []
+        self._commands[command.id] = None
+        while len(self._commands) > COMMANDS_MOST:
+            self._commands.popitem(last=False)
+        if duty.role not in (Role.ACQUIRING, Role.ACTIVE, Role.RELEASING):
+            return []
+        why = self._why_not(duty, now, command.to)
+        if why:
+            self._emit(duty.name, "refused", way="release", why=why, command=command.id, by=command.by)
+            return []
+        to = command.to or self._heir(duty, now)
+        self._emit(duty.name, "command", command=command.id, what=command.command, to=to, by=command.by)
+        self._move(duty, now, to, "switchover", command.id)
+        return [duty]
+
+    def _why_not(self, duty: Duty, now: float, to: str | None) -> str:
+        """Why a switchover cannot be done; empty if it can."""
+        if duty.role is not Role.ACTIVE or duty.step is not None or self.stopping:
+            return f"{self.node} is {duty.role.value}: try again when it is active"
+        if to == self.node:
+            return f"{self.node} holds it already"
+        if to is not None and to not in duty.service.nodes:
+            return f"{to} is not one of the service's nodes: {', '.join(duty.service.nodes)}"
+        candidates = [to] if to is not None else [name for name in duty.service.nodes if name != self.node]
+        if not any(self._fit(name, duty.name, now) for name in candidates):
+            return f"{' and '.join(candidates) or 'no other node'} cannot take it now: not heard, or not standing by"
+        if duty.lease.ends_at() <= now:
+            return "the brokers do not confirm the lease: nobody else could claim"
+        return ""
+
+    def _move(self, duty: Duty, now: float, to: str, reason: str, command: str) -> None:
+        duty.peer = to
+        duty.asked_by = command
+        self._fire(duty, On.MOVE, now, reason=reason)
+
+    def _stop(self, now: float, at_once: bool) -> None:
+        self.stopping = True
+        for duty in self._duties:
+            if duty.role is Role.ACTIVE:
+                duty.peer = self._heir(duty, now)
+                duty.asked_by = ""
+            self._fire(duty, On.LOST if at_once else On.STOP, now, reason="stop")
+        if at_once:
+            self._stopped = True
+
+    def _finish_stop(self) -> None:
+        if self.stopping and not any(duty.holds for duty in self._duties):
+            self._stopped = True
+
+    # -- saying things ------------------------------------------------------------------------------------------------
+
+    def _beat(self, now: float) -> Beat:
+        self._changed = False
+        self._seq += 1
+        if now >= self._beat_at:
+            # Keeps the rhythm unless a beat or more was missed.
+            self._beat_at = max(self._beat_at + self.timing.beat, now + self.timing.beat / 2)
+        self._sent[self._seq] = now
+        while len(self._sent) > SENT_MOST:
+            self._sent.popitem(last=False)
+        return Beat.model_construct(
+            node=self.node,
+            boot=self.boot,
+            seq=self._seq,
+            every=self.timing.beat,
+            config=self._digest,
+            services={duty.name: self._standing(duty) for duty in self._duties},
+        )
+
+    def _standing(self, duty: Duty) -> Standing:
+        if duty.holds:
+            return Standing.model_construct(role=duty.role, epoch=duty.lease.epoch, successor=None, clean=False)
+        return Standing.model_construct(
+            role=duty.role, epoch=duty.lease.epoch, successor=duty.successor, clean=duty.clean
+        )
+
+    def _publish_record(self, duty: Duty, now: float) -> None:
+        duty.published = True
+        duty.record_wrong = False
+        duty.corrected_at = now
+        self._urgent.append(PublishService(duty.name, self.node, duty.lease.epoch, duty.held_since))
+        duty.record = ServiceState.model_construct(service=duty.name, holder=self.node, epoch=duty.lease.epoch)
+
+    def _addresses(self, duty: Duty) -> list[str]:
+        return [str(address) for address in duty.service.addresses]
+
+    def _emit(self, subject: str, type_: str, **data: object) -> None:
+        self._later.append(Emit(subject, type_, data))

@@ -1,0 +1,29 @@
+"""The second opinion when the brokers are away: does another node, or the gateway, answer an ICMP echo?"""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+
+import aioping
+
+
+async def first_answer(hosts: Sequence[str], seconds: float) -> str:
+    """Asks all hosts at once; returns the first that answers within `seconds`, or "" if none does.
+
+    aioping is bounded by its own timeout and never cancelled: it would leak its socket.
+    """
+    if not hosts:
+        return ""
+    answered: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def ask(host: str) -> None:
+        # Any failure is a missing answer: no route, no permission, a name that is none.
+        with contextlib.suppress(TimeoutError, OSError, ValueError):
+            await aioping.ping(host, timeout=seconds)
+            if not answered.done():
+                answered.set_result(host)
+
+    asking = [asyncio.ensure_future(ask(host)) for host in hosts]
+    everybody = asyncio.gather(*asking)
+    everybody.add_done_callback(lambda _: None if answered.done() else answered.set_result(""))
+    return await asyncio.shield(answered)

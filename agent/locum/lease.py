@@ -1,0 +1,194 @@
+"""The lease on one service, as one node knows it. Pure: no clock, no socket, no file; time is an argument.
+
+The broker is the arbiter. It hands every subscriber the same messages in the same order, and every node draws the same
+conclusions from them. Six rules:
+
+1. Register. A message with a higher epoch takes a broker's register; at the same epoch the first to come has it; a
+   release by its holder empties it; everything else is stale.
+2. Quiet. A broker is quiet when our subscription there is older than the window and nobody else's claim or holder's
+   beat came for a window. Claims count like beats: a claim may be about to succeed. A release clears only the
+   releaser's own entry.
+3. Claim. With a majority quiet, a claim goes out with an epoch above every one seen or ever used.
+4. Grant. Our claim comes back. Only now is everything before it in that broker's order known, so quiet is judged again
+   at this moment, and the register must be ours. A majority of such brokers grants, if it does within the claim's time.
+5. Renew. The lease ends at the send time of the newest beat that a majority has returned, plus the lease.
+6. Lose. At the lease's end, or at the sight of a higher epoch, it is over.
+
+A node is known here by its boot (a name that a start of the agent gives itself), so that what an earlier life of the
+same node said counts as somebody else's.
+"""
+
+from dataclasses import dataclass, field
+from math import inf
+
+from locum.timing import Timing
+
+HEARD_MOST = 16
+"""Boots remembered for each broker before those that no longer count are dropped."""
+
+
+@dataclass(slots=True)
+class View:
+    """What one broker's order of messages has told us about the service."""
+
+    since: float | None = None
+    """When the present subscription began (or when we last had cause to doubt that we heard everything)."""
+    heard: dict[str, float] = field(default_factory=dict)
+    """Other boots, and when their last claim or holder's beat came."""
+    epoch: int = 0
+    holder: str | None = None
+    """The register: the highest epoch and who has it."""
+    released_at: float = -inf
+    """When a holder that had removed the addresses emptied the register."""
+    confirmed: float = -inf
+    """When we sent the latest message of ours that came back while the register was ours."""
+    granted: bool = False
+
+
+class Lease:
+    """Rules 1 to 6 for one service on one node, over any number of brokers."""
+
+    __slots__ = ("brokers", "claimed_at", "epoch", "me", "timing", "top", "views")
+
+    def __init__(self, me: str, brokers: int, timing: Timing, floor: int = 0) -> None:
+        """`me` is our boot; `brokers` how many there are (an odd number); `floor` an epoch to stay above."""
+        self.me = me
+        self.brokers = brokers
+        self.timing = timing
+        self.views = [View() for _ in range(brokers)]
+        self.top = floor
+        """The highest epoch that we have seen or used."""
+        self.epoch = 0
+        """The epoch of our present or latest claim; 0 before the first."""
+        self.claimed_at: float | None = None
+        """When the present claim was sent; None when we neither claim nor hold."""
+
+    @property
+    def majority(self) -> int:
+        return self.brokers // 2 + 1
+
+    # -- what the brokers tell us ---------------------------------------------------------------------------------
+
+    def subscribed(self, broker: int, now: float) -> None:
+        """A subscription begins: whatever was said on that broker before, we may have missed."""
+        view = self.views[broker]
+        view.since = now
+        view.granted = False
+
+    def unsubscribed(self, broker: int) -> None:
+        view = self.views[broker]
+        view.since = None
+        view.granted = False
+
+    def doubt(self, now: float) -> None:
+        """We were stopped or starved: what we did not hear proves nothing. Wait a whole window again."""
+        for view in self.views:
+            if view.since is not None:
+                view.since = now
+                view.granted = False
+
+    def learn(self, epoch: int) -> None:
+        """An epoch that was used, by whatever source: never claim it again."""
+        self.top = max(self.top, epoch)
+
+    def hear(
+        self, broker: int, boot: str, epoch: int, holding: bool, now: float, sent_at: float = -inf, clean: bool = False
+    ) -> None:
+        """One message about the service, in the broker's order.
+
+        `holding`: it is a claim or a holder's beat at `epoch`; else a release of `epoch` (0: never had any).
+        `sent_at`: for our own messages, when we sent this one.
+        `clean`: the release of a holder that has removed the addresses (not of a claim that came to nothing).
+        """
+        view = self.views[broker]
+        if epoch > self.top:
+            self.top = epoch
+        mine = boot == self.me
+        if not holding:
+            if not mine:
+                view.heard.pop(boot, None)
+            if view.holder == boot and view.epoch == epoch:
+                view.holder = None
+                if not mine and clean:
+                    view.released_at = now
+            return
+        if not mine:
+            view.heard[boot] = now
+            view.granted = False
+            if len(view.heard) > HEARD_MOST:
+                self._forget(view, now)
+        if epoch > view.epoch:
+            view.epoch, view.holder = epoch, boot
+        if mine and epoch == self.epoch and self.claimed_at is not None and view.holder == boot and view.epoch == epoch:
+            if sent_at > view.confirmed:
+                view.confirmed = sent_at
+            if not view.granted and self._quiet(view, now):
+                view.granted = True
+
+    def _forget(self, view: View, now: float) -> None:
+        """Drops what no longer counts: a node that restarts often leaves one boot behind each time."""
+        view.heard = {boot: at for boot, at in view.heard.items() if now - at <= self.timing.window}
+
+    # -- what follows -----------------------------------------------------------------------------------------------
+
+    def _quiet(self, view: View, now: float) -> bool:
+        return self._quiet_at(view) <= now
+
+    def _quiet_at(self, view: View) -> float:
+        if view.since is None:
+            return inf
+        latest = view.since
+        for at in view.heard.values():
+            if at > latest:
+                latest = at
+        return latest + self.timing.window
+
+    def quiet_at(self) -> float:
+        """From when on a majority of brokers is quiet, if nothing more is heard; `inf` without a majority."""
+        return sorted(self._quiet_at(view) for view in self.views)[self.majority - 1]
+
+    def released(self, now: float) -> bool:
+        """Whether a majority is quiet because the holder itself let go, within the last window."""
+        window = self.timing.window
+        count = 0
+        for view in self.views:
+            if view.holder is None and now - view.released_at <= window and self._quiet(view, now):
+                count += 1
+        return count >= self.majority
+
+    def claim(self, now: float) -> int:
+        """Rule 3: begins a claim and returns its epoch. The caller publishes it on every broker."""
+        self.top += 1
+        self.epoch = self.top
+        self.claimed_at = now
+        for view in self.views:
+            view.granted = False
+            view.confirmed = -inf
+        return self.epoch
+
+    def granted(self, now: float) -> bool:
+        """Rule 4: whether a majority grants the present claim now."""
+        if self.claimed_at is None or now > self.claimed_at + self.timing.claim_timeout or self.superseded():
+            return False
+        return sum(view.granted for view in self.views) >= self.majority
+
+    def superseded(self) -> bool:
+        """Rule 6: whether a higher epoch than ours was seen."""
+        return self.top > self.epoch
+
+    def confirmed_at(self) -> float:
+        """The send time of the newest message of ours that a majority has returned; `-inf` if none."""
+        if self.brokers == 1:
+            return self.views[0].confirmed
+        return sorted((view.confirmed for view in self.views), reverse=True)[self.majority - 1]
+
+    def ends_at(self) -> float:
+        """Rule 5: the end of the lease; `-inf` without one."""
+        return self.confirmed_at() + self.timing.lease
+
+    def release(self) -> None:
+        """We let go. The caller publishes the release of `epoch` on every broker."""
+        self.claimed_at = None
+        for view in self.views:
+            view.granted = False
+            view.confirmed = -inf

@@ -1,0 +1,161 @@
+"""Every payload and every topic of the bus. Pure.
+
+All payloads are JSON, all are sent at QoS 1. What comes in is validated against these models and nothing else; a
+message that does not fit changes nothing. Unknown fields are ignored, so that nodes of two versions can talk to each
+other.
+"""
+
+from enum import StrEnum
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
+"""Cluster, node and service names: one MQTT topic level, one folder name, and nothing that either would interpret."""
+
+EPOCH_MOST = 2**53
+"""Beyond it JSON readers lose digits (RFC 8259, section 6)."""
+
+PAYLOAD_MOST = 65_536
+"""Bytes. A longer message is not even parsed."""
+
+Name = Annotated[str, Field(pattern=NAME)]
+Epoch = Annotated[int, Field(ge=0, le=EPOCH_MOST)]
+Text = Annotated[str, Field(max_length=1_000)]
+Boot = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,63}/[0-9a-f]{1,32}$")]
+
+
+class Role(StrEnum):
+    """What a node is in a service."""
+
+    STANDBY = "standby"
+    CLAIMING = "claiming"
+    ACQUIRING = "acquiring"
+    ACTIVE = "active"
+    RELEASING = "releasing"
+    FAULT = "fault"
+    PAUSED = "paused"
+
+
+HOLDING = frozenset({Role.CLAIMING, Role.ACQUIRING, Role.ACTIVE, Role.RELEASING})
+"""The roles whose beats keep others from claiming."""
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Standing(Message):
+    """A node's part in one service, as its beat tells it."""
+
+    role: Role
+    epoch: Epoch = Field(0, description="In a holding role its present claim; otherwise the one that it last gave up.")
+    successor: Name | None = Field(None, description="Who is to take what was just released; others give way.")
+    clean: bool = Field(
+        False, description="It held the service and removed the addresses: no need to ask the wire first."
+    )
+
+
+class Beat(Message):
+    """One heartbeat of a node, with its role in every service."""
+
+    node: Name
+    boot: Boot = Field(description="The node's name, a slash, and a random part that each start of the agent chooses.")
+    seq: Annotated[int, Field(ge=0, le=EPOCH_MOST)] = Field(description="Counts the beats of one boot.")
+    every: Annotated[float, Field(gt=0, le=3600)] = Field(description="Seconds between this node's beats.")
+    config: Annotated[str, Field(max_length=64)] = Field("", description="Digest of the node's configuration.")
+    services: Annotated[dict[Name, Standing], Field(max_length=1024)] = {}
+
+    @cached_property
+    def consistent(self) -> bool:
+        """Whether the boot is one of the node that the beat names."""
+        return self.boot.rpartition("/")[0] == self.node
+
+
+class NodeState(Message):
+    """Retained: whether a node's agent is connected. The last will sets it to offline, or a peer that misses its beats:
+    a broker may take twice the window to notice (Mosquitto 2.0: 2.6 to 4 s after a client stopped, measured)."""
+
+    node: Name
+    state: Literal["online", "offline"]
+    reason: Text = Field(
+        "", description="For offline: 'stopped' in good order, 'lost' by its will, 'silent' by a peer."
+    )
+    boot: str = Field("", max_length=128)
+    version: str = Field("", max_length=32)
+    since: str = Field("", max_length=40, description="RFC 3339, by that node's wall clock.")
+
+
+class ServiceState(Message):
+    """Retained: who holds a service. Published by the holder; cleared by it, or by a standby that finds it gone."""
+
+    service: Name
+    holder: Name | None
+    epoch: Epoch
+    since: str = Field("", max_length=40, description="RFC 3339, by the publisher's wall clock.")
+    by: str = Field("", max_length=63, description="The node that says so.")
+
+
+class Command(Message):
+    """What an operator wants of a service's holder."""
+
+    id: Annotated[str, Field(min_length=1, max_length=64)]
+    command: Literal["switchover"]
+    service: Name
+    to: Name | None = Field(None, description="The node that is to take over; null: the next fit one in order.")
+    by: str = Field("", max_length=128, description="Who asked.")
+
+
+class Event(Message):
+    """What happened, as a CloudEvents 1.0 message in JSON (structured mode)."""
+
+    specversion: Literal["1.0"] = "1.0"
+    id: Annotated[str, Field(min_length=1, max_length=128)] = Field(description="Unique; met twice, it is a double.")
+    source: str = Field(max_length=256, description="locum/<cluster>/<node>")
+    type: str = Field(max_length=128, description="locum.service.<type> or locum.node.<type>")
+    subject: Name = Field(description="The service, or the node.")
+    time: str = Field(max_length=40, description="RFC 3339, by the source's wall clock.")
+    datacontenttype: Literal["application/json"] = "application/json"
+    data: dict[str, Any] = {}
+
+
+class Topics:
+    """The topics of one cluster."""
+
+    def __init__(self, cluster: str) -> None:
+        self.prefix = f"locum/{cluster}/"
+
+    def beat(self, node: str) -> str:
+        return f"{self.prefix}beat/{node}"
+
+    def node(self, node: str) -> str:
+        return f"{self.prefix}node/{node}"
+
+    def service(self, service: str) -> str:
+        return f"{self.prefix}service/{service}"
+
+    def event(self, subject: str, type_: str) -> str:
+        return f"{self.prefix}event/{subject}/{type_}"
+
+    def command(self, service: str) -> str:
+        return f"{self.prefix}command/{service}"
+
+    def parse(self, topic: str) -> tuple[str, str] | None:
+        """The kind of a topic and the name behind it, or None for a topic that is not one of these."""
+        if not topic.startswith(self.prefix):
+            return None
+        kind, _, name = topic[len(self.prefix) :].partition("/")
+        if kind not in MODELS or not name or ("/" in name) != (kind == "event"):
+            return None
+        return kind, name.partition("/")[0]
+
+
+MODELS: dict[str, type[Message]] = {
+    "beat": Beat,
+    "node": NodeState,
+    "service": ServiceState,
+    "event": Event,
+    "command": Command,
+}
+"""The model of each kind of topic."""

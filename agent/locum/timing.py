@@ -1,0 +1,64 @@
+"""How long everything takes: two figures that the user sets, and what follows from them.
+
+All values are seconds. A node's clock is never compared with another's: only durations matter, so only the clocks'
+rates do, and MARGIN covers a difference of rates of 0.4 % over the default window.
+"""
+
+from dataclasses import dataclass, field
+
+GUARD = 0.5
+"""By how much a standby waits longer than the lease that it waits out."""
+
+MARGIN = 0.02
+"""What is kept free between the end of the kernel's hold and the moment from which another node may act: clock drift,
+and the way of a frame."""
+
+WIRE_SILENCE = 0.25
+"""For how long nobody may have answered on the wire before a claim. At 30 % loss either way an address that is there is
+missed by this many probes (two frames each, 40 ms apart) once in some ten thousand times."""
+
+MISSED = 1.5
+"""After this many intervals without a beat, one is missed."""
+
+FASTEST_BEAT = 0.1
+"""A shorter interval than this the kernel's whole seconds cannot turn into a faster failover."""
+
+SHORTEST_LEASE = 1.0
+"""The kernel counts lifetimes in whole seconds: with a shorter lease there is none that it could enforce."""
+
+FEWEST_BEATS = 3
+"""Beats that must fit into a lease: one may be lost, and the next one late, without harm."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The figures of one cluster; the same on every node, or the protocol's promise is void."""
+
+    beat: float = 0.5
+    lease: float = 2.0
+    window: float = field(init=False)
+    """W: a service that nobody has claimed or held for this long is free to be claimed."""
+    missed: float = field(init=False)
+    """Silence from which on the wire is asked, and a holder asks for a second opinion."""
+    claim_timeout: float = field(init=False)
+    """A claim that is not granted by then is withdrawn. Shorter than GUARD: a holder that reconnects to one broker of
+    several just after a claim passed there does not know of it; its lease from the others must be over before the claim
+    can win."""
+    step: float = field(init=False)
+    """Each more preferred living node gets this long to claim first."""
+    stall: float = field(init=False)
+    """A coordinator that was not called for this long has itself been stopped or starved, and doubts its own ears."""
+    wire_rest: float = field(init=False)
+    """Between two probes of the wire while somebody answers them."""
+    retry_first: float = 5.0
+    """First pause after a takeover that a hook refused; doubled up to retry_most."""
+    retry_most: float = 60.0
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        put(self, "window", self.lease + GUARD)
+        put(self, "missed", self.beat * MISSED)
+        put(self, "claim_timeout", GUARD * 0.8)
+        put(self, "step", 0.05)
+        put(self, "stall", self.beat * MISSED)
+        put(self, "wire_rest", min(self.beat / 2, 0.25))
