@@ -232,7 +232,7 @@ class Bus:
         self.on_down = on_down
         self.on_message = on_message
         prefix = self.topics.prefix
-        self.subscriptions = [f"{prefix}beat/+", f"{prefix}service/+", f"{prefix}command/+", self.topics.node(node)]
+        self.subscriptions = [f"{prefix}{kind}/+" for kind in ("beat", "node", "service", "command")]
         self.connections = [Connection(self, number, url) for number, url in enumerate(config.brokers)]
 
     @contextlib.asynccontextmanager

@@ -65,6 +65,48 @@ def run(
     raise typer.Exit(command.run(configured(config), node or _host_name(), verbose))
 
 
+@app.command()
+def check(config: ConfigOption = DEFAULT_PATH, node: NodeOption = "") -> None:
+    """Look for every problem of the configuration, the hooks, the interfaces and the brokers."""
+    from locum.commands import check as command
+
+    raise typer.Exit(command.check(configured(config), node or _host_name()))
+
+
+@app.command()
+def status(
+    config: ConfigOption = DEFAULT_PATH,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Show who holds what, as heard on the bus now. Exits 1 unless every service has one active holder."""
+    from locum.commands import status as command
+
+    raise typer.Exit(command.status(configured(config), as_json))
+
+
+@app.command()
+def switchover(
+    service: Annotated[str, typer.Argument(help="The service that is to move.")],
+    to: Annotated[
+        str, typer.Option("--to", help="The node that is to take it.", metavar="NODE", show_default="the next in order")
+    ] = "",
+    config: ConfigOption = DEFAULT_PATH,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the outcome.", min=1.0, max=86_400.0)] = 120.0,
+) -> None:
+    """Move a service to another node, and wait until it is there."""
+    from locum.commands import switchover as command
+
+    raise typer.Exit(command.switchover(configured(config), service, to or None, timeout))
+
+
+@app.command()
+def schema() -> None:
+    """Describe the topics and messages of the bus, as JSON."""
+    from locum.commands import schema as command
+
+    raise typer.Exit(command.schema())
+
+
 def main() -> None:
     """The program `locum`."""
     app(prog_name="locum")

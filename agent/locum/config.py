@@ -6,6 +6,7 @@ mistake is not used at all.
 
 import difflib
 import hashlib
+import json
 import re
 import tomllib
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address, ip_interface
@@ -43,7 +44,7 @@ def seconds(value: object) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)", value) if isinstance(value, str) else None
     if match is None:
         raise PydanticCustomError("duration", 'is not a duration such as "500ms", "2s" or "1m"')
-    return float(match[1]) * UNITS[match[2]]
+    return round(float(match[1]) * UNITS[match[2]], 6)
 
 
 def _interface_address(value: object) -> Address:
@@ -147,7 +148,9 @@ class Config(Section):
 
     def digest(self) -> str:
         """The same on two nodes whose configurations mean the same."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+        meaning = self.model_dump(mode="json")
+        meaning["brokers"] = [broker_address(url) for url in self.brokers]
+        return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:12]
 
     def services_of(self, node: str) -> dict[str, Service]:
         return {name: service for name, service in self.services.items() if node in service.nodes}

@@ -49,7 +49,7 @@ from locum.ports import (
     Stopped,
     Tick,
 )
-from locum.timing import GUARD, MARGIN, WIRE_SILENCE
+from locum.timing import EPOCHS_AHEAD, GUARD, MARGIN, WIRE_SILENCE
 
 SENT_MOST = 256
 """Own beats whose send time is remembered; one that comes back later than that many beats confirms nothing."""
@@ -250,6 +250,7 @@ class Coordinator:
         self._commands: OrderedDict[str, None] = OrderedDict()
         self._strangers: set[str] = set()
         self._twin_beats = 0
+        self._twin_at = -inf
         self._echo_at = -inf
         self._echo_by = ""
         self._echo_pending_since: float | None = None
@@ -286,8 +287,12 @@ class Coordinator:
         for duty in self._duties:
             duty.lease.doubt(now)
             duty.ears.forget()
+        self._forgive_peers(now)
+
+    def _forgive_peers(self, now: float) -> None:
+        """We could not hear, so nobody was silent: each gets its full time again."""
         for peer in self.peers.values():
-            if not peer.silent:
+            if peer.boot and not peer.silent:
                 peer.heard_at = max(peer.heard_at, now - self.timing.beat)
 
     def next_at(self) -> float:
@@ -307,6 +312,7 @@ class Coordinator:
                 return self._hear(now, broker, beat)
             case StepDone(service, number, ok, detail):
                 duty = self.duties[service]
+                self._advance(duty, now)  # the lease may be over: then the step no longer counts
                 if number == duty.number and duty.step is not None:
                     self._step_done(duty, now, ok, detail)
                 return [duty]
@@ -318,6 +324,8 @@ class Coordinator:
                     self._echo_at, self._echo_by = asked_at, by
                 return [duty for duty in self._duties if duty.unconfirmed]
             case BrokerUp(broker):
+                if not any(self._up):
+                    self._forgive_peers(now)
                 self._up[broker] = True
                 for duty in self._duties:
                     duty.lease.subscribed(broker, now)
@@ -521,7 +529,7 @@ class Coordinator:
                 duty.retry_at = now + DROP_RETRY
                 self._emit(duty.name, "failed", step=step.value, epoch=duty.lease.epoch, why=detail)
                 return
-            case Step.TEST if not ok:
+            case Step.TEST if not ok and (taking or not duty.forced):
                 self._refuse(duty, step, "acquire" if taking else "release", detail)
                 if taking:
                     self._back_off(duty, now)
@@ -585,7 +593,6 @@ class Coordinator:
         if now < listen_at:  # the holder is heard
             ears.forget()
             duty.ready_at = None
-            duty.silence_told = False
             return listen_at
         released = duty.lease.released(now)
         if not released:
@@ -734,7 +741,8 @@ class Coordinator:
                 continue
             at = max(since, duty.role_since) + duty.service.failback_delay
             if now >= at and now >= duty.backoff_until:
-                duty.backoff_until = now + duty.service.failback_delay  # a refusal is not asked again at once
+                # A refusal is not asked again at once.
+                duty.backoff_until = now + max(duty.service.failback_delay, self.timing.retry_first)
                 self._move(duty, now, name, "failback", "")
                 return now
             due = min(due, max(at, duty.backoff_until))
@@ -781,10 +789,10 @@ class Coordinator:
         return concerned
 
     def _fit(self, node: str, service: str, now: float) -> bool:
-        """Whether another node could take the service: it beats, and stands by."""
+        """Whether another node could take the service at once: it beats, and says so."""
         peer = self.peers[node]
         standing = peer.standings.get(service)
-        return now - peer.heard_at <= self.timing.window and standing is not None and standing.role is Role.STANDBY
+        return now - peer.heard_at <= self.timing.window and standing is not None and standing.ready
 
     def _heir(self, duty: Duty, now: float) -> str:
         """The first other node in order that could take the service; empty if there is none."""
@@ -841,18 +849,21 @@ class Coordinator:
             duty = self.duties.get(name)
             if duty is None or beat.node not in duty.service.nodes:
                 continue
+            if standing.epoch > duty.lease.top + EPOCHS_AHEAD:
+                continue
             concerned.append(duty)
             holding = standing.role in HOLDING
             duty.lease.hear(broker, beat.boot, standing.epoch, holding, now, sent_at, standing.clean)
             if not mine and holding:
                 duty.give_way_until = -inf
+                duty.silence_told = False
                 if standing.role is not Role.CLAIMING:
                     duty.last_holder = beat.node
             elif beat.node == duty.last_holder:
                 duty.silence_told = True  # it has spoken: it does not hold it any more
         if not mine:
             if beat.node == self.node:
-                self._tell_twin(beat)
+                self._tell_twin(now, beat)
             else:
                 self._note_peer(now, beat)
         return concerned
@@ -861,7 +872,8 @@ class Coordinator:
         peer = self.peers[beat.node]
         if peer.silent:
             peer.silent = False
-            self._emit(beat.node, "back", seconds=round(now - peer.heard_at, 3))
+            away = {"seconds": round(now - peer.heard_at, 3)} if peer.boot else {}
+            self._emit(beat.node, "back", **away)
         if beat.config and beat.config not in (peer.config, self._digest):
             self._emit(beat.node, "config-differs", theirs=beat.config, ours=self._digest)
         restarted = beat.boot != peer.boot
@@ -871,7 +883,7 @@ class Coordinator:
         peer.standings = beat.services
         for name in self.duties:
             standing = beat.services.get(name)
-            if standing is None or standing.role is not Role.STANDBY:
+            if standing is None or not standing.ready:
                 peer.fit_since.pop(name, None)
             elif restarted or name not in peer.fit_since:
                 peer.fit_since[name] = now
@@ -881,9 +893,10 @@ class Coordinator:
                     # Somebody else was asked to take it; should it not, our turn comes after a window.
                     duty.give_way_until = max(duty.give_way_until, peer.fit_since.get(name, now) + self.timing.window)
 
-    def _tell_twin(self, beat: Beat) -> None:
+    def _tell_twin(self, now: float, beat: Beat) -> None:
         """Our name with another boot: our own earlier life for a moment; when it goes on, a second machine."""
         self._twin_beats += 1
+        self._twin_at = now
         if self._twin_beats in (4, 400):
             self._emit(self.node, "twin", boot=beat.boot, why="another machine runs as this node: give it its own name")
 
@@ -894,12 +907,12 @@ class Coordinator:
 
     def _hear_record(self, now: float, state: ServiceState) -> list[Duty]:
         duty = self.duties.get(state.service)
-        if duty is None:
+        if duty is None or state.epoch > duty.lease.top + EPOCHS_AHEAD:
             return []
         duty.lease.learn(state.epoch)
         duty.record = state
         duty.record_wrong = duty.published and (state.holder != self.node or state.epoch != duty.lease.epoch)
-        if state.holder == self.node and not duty.published:
+        if state.holder == self.node and not duty.published and now - self._twin_at > self.timing.window:
             # Left by an earlier life of this node, or by a release that the broker did not hear of.
             self._urgent.append(PublishService(duty.name, None, state.epoch, now))
         return [duty]
@@ -908,7 +921,10 @@ class Coordinator:
         if state.node == self.node and state.state == "offline" and not self.stopping:
             self._later.append(PublishNode(self.node, online=True))  # a will of an earlier life, or a peer's mistake
         elif state.node in self.peers and state.reason == "stopped":
-            self.peers[state.node].silent = True  # it said so itself: no event of its silence
+            peer = self.peers[state.node]
+            if peer.boot == state.boot:
+                peer.silent = True  # it said so itself: no event of its silence
+                peer.fit_since.clear()
         return []
 
     # -- operators ----------------------------------------------------------------------------------------------------
@@ -934,14 +950,15 @@ class Coordinator:
     def _why_not(self, duty: Duty, now: float, to: str | None) -> str:
         """Why a switchover cannot be done; empty if it can."""
         if duty.role is not Role.ACTIVE or duty.step is not None or self.stopping:
-            return f"{self.node} is {duty.role.value}: try again when it is active"
+            busy = f"is {duty.role.value}" if duty.step is None else f"is busy with {duty.step.value}"
+            return f"{self.node} {busy}: try again when that is over"
         if to == self.node:
             return f"{self.node} holds it already"
         if to is not None and to not in duty.service.nodes:
             return f"{to} is not one of the service's nodes: {', '.join(duty.service.nodes)}"
         candidates = [to] if to is not None else [name for name in duty.service.nodes if name != self.node]
         if not any(self._fit(name, duty.name, now) for name in candidates):
-            return f"{' and '.join(candidates) or 'no other node'} cannot take it now: not heard, or not standing by"
+            return f"{' and '.join(candidates) or 'no other node'} cannot take it now: not heard, or not ready"
         if duty.lease.ends_at() <= now:
             return "the brokers do not confirm the lease: nobody else could claim"
         return ""
@@ -957,6 +974,8 @@ class Coordinator:
             if duty.role is Role.ACTIVE:
                 duty.peer = self._heir(duty, now)
                 duty.asked_by = ""
+            elif duty.role is Role.RELEASING:
+                duty.forced = True  # what was a wish of an operator's can no longer be refused by a hook
             self._fire(duty, On.LOST if at_once else On.STOP, now, reason="stop")
         if at_once:
             self._stopped = True
@@ -982,14 +1001,19 @@ class Coordinator:
             seq=self._seq,
             every=self.timing.beat,
             config=self._digest,
-            services={duty.name: self._standing(duty) for duty in self._duties},
+            services={duty.name: self._standing(duty, now) for duty in self._duties},
         )
 
-    def _standing(self, duty: Duty) -> Standing:
+    def _standing(self, duty: Duty, now: float) -> Standing:
         if duty.holds:
-            return Standing.model_construct(role=duty.role, epoch=duty.lease.epoch, successor=None, clean=False)
+            return Standing.model_construct(role=duty.role, epoch=duty.lease.epoch)
+        ready = (
+            duty.role is Role.STANDBY
+            and self._claimable(duty)
+            and now >= max(duty.lease.attentive_at(), duty.backoff_until)
+        )
         return Standing.model_construct(
-            role=duty.role, epoch=duty.lease.epoch, successor=duty.successor, clean=duty.clean
+            role=duty.role, epoch=duty.lease.epoch, successor=duty.successor, ready=ready, clean=duty.clean
         )
 
     def _publish_record(self, duty: Duty, now: float) -> None:

@@ -24,7 +24,7 @@ from math import inf
 from locum.timing import Timing
 
 HEARD_MOST = 16
-"""Boots remembered for each broker before those that no longer count are dropped."""
+"""Boots remembered one by one, for each broker."""
 
 
 @dataclass(slots=True)
@@ -43,6 +43,8 @@ class View:
     confirmed: float = -inf
     """When we sent the latest message of ours that came back while the register was ours."""
     granted: bool = False
+    crowd_at: float = -inf
+    """The latest of those claims and beats that are no longer remembered one by one."""
 
 
 class Lease:
@@ -126,8 +128,12 @@ class Lease:
                 view.granted = True
 
     def _forget(self, view: View, now: float) -> None:
-        """Drops what no longer counts: a node that restarts often leaves one boot behind each time."""
+        """Drops what no longer counts (a node that restarts often leaves one boot behind each time), and of a crowd
+        beyond reason the oldest, whose time goes on counting."""
         view.heard = {boot: at for boot, at in view.heard.items() if now - at <= self.timing.window}
+        while len(view.heard) > HEARD_MOST:
+            oldest = min(view.heard, key=view.heard.__getitem__)
+            view.crowd_at = max(view.crowd_at, view.heard.pop(oldest))
 
     # -- what follows -----------------------------------------------------------------------------------------------
 
@@ -137,7 +143,7 @@ class Lease:
     def _quiet_at(self, view: View) -> float:
         if view.since is None:
             return inf
-        latest = view.since
+        latest = max(view.since, view.crowd_at)
         for at in view.heard.values():
             if at > latest:
                 latest = at
@@ -146,6 +152,11 @@ class Lease:
     def quiet_at(self) -> float:
         """From when on a majority of brokers is quiet, if nothing more is heard; `inf` without a majority."""
         return sorted(self._quiet_at(view) for view in self.views)[self.majority - 1]
+
+    def attentive_at(self) -> float:
+        """From when on our subscriptions are old enough to judge quiet on a majority; `inf` without a majority."""
+        ages = sorted(inf if view.since is None else view.since for view in self.views)
+        return ages[self.majority - 1] + self.timing.window
 
     def released(self, now: float) -> bool:
         """Whether a majority is quiet because the holder itself let go, within the last window."""

@@ -22,7 +22,10 @@ PAYLOAD_MOST = 65_536
 
 Name = Annotated[str, Field(pattern=NAME)]
 Epoch = Annotated[int, Field(ge=0, le=EPOCH_MOST)]
-Text = Annotated[str, Field(max_length=1_000)]
+PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
+"""One line, whatever it says: it may end up in a log."""
+
+Text = Annotated[str, Field(max_length=1_000, pattern=PRINTABLE)]
 Boot = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,63}/[0-9a-f]{1,32}$")]
 
 
@@ -52,6 +55,7 @@ class Standing(Message):
     role: Role
     epoch: Epoch = Field(0, description="In a holding role its present claim; otherwise the one that it last gave up.")
     successor: Name | None = Field(None, description="Who is to take what was just released; others give way.")
+    ready: bool = Field(False, description="It could claim at once, if the holder let go.")
     clean: bool = Field(
         False, description="It held the service and removed the addresses: no need to ask the wire first."
     )
@@ -64,7 +68,9 @@ class Beat(Message):
     boot: Boot = Field(description="The node's name, a slash, and a random part that each start of the agent chooses.")
     seq: Annotated[int, Field(ge=0, le=EPOCH_MOST)] = Field(description="Counts the beats of one boot.")
     every: Annotated[float, Field(gt=0, le=3600)] = Field(description="Seconds between this node's beats.")
-    config: Annotated[str, Field(max_length=64)] = Field("", description="Digest of the node's configuration.")
+    config: Annotated[str, Field(max_length=64, pattern=PRINTABLE)] = Field(
+        "", description="Digest of the node's configuration."
+    )
     services: Annotated[dict[Name, Standing], Field(max_length=1024)] = {}
 
     @cached_property
@@ -82,9 +88,9 @@ class NodeState(Message):
     reason: Text = Field(
         "", description="For offline: 'stopped' in good order, 'lost' by its will, 'silent' by a peer."
     )
-    boot: str = Field("", max_length=128)
-    version: str = Field("", max_length=32)
-    since: str = Field("", max_length=40, description="RFC 3339, by that node's wall clock.")
+    boot: str = Field("", max_length=128, pattern=PRINTABLE)
+    version: str = Field("", max_length=32, pattern=PRINTABLE)
+    since: str = Field("", max_length=40, pattern=PRINTABLE, description="RFC 3339, by that node's wall clock.")
 
 
 class ServiceState(Message):
@@ -93,18 +99,18 @@ class ServiceState(Message):
     service: Name
     holder: Name | None
     epoch: Epoch
-    since: str = Field("", max_length=40, description="RFC 3339, by the publisher's wall clock.")
-    by: str = Field("", max_length=63, description="The node that says so.")
+    since: str = Field("", max_length=40, pattern=PRINTABLE, description="RFC 3339, by the publisher's wall clock.")
+    by: str = Field("", max_length=63, pattern=PRINTABLE, description="The node that says so.")
 
 
 class Command(Message):
     """What an operator wants of a service's holder."""
 
-    id: Annotated[str, Field(min_length=1, max_length=64)]
+    id: Annotated[str, Field(min_length=1, max_length=64, pattern=PRINTABLE)]
     command: Literal["switchover"]
     service: Name
     to: Name | None = Field(None, description="The node that is to take over; null: the next fit one in order.")
-    by: str = Field("", max_length=128, description="Who asked.")
+    by: str = Field("", max_length=128, pattern=PRINTABLE, description="Who asked.")
 
 
 class Event(Message):
@@ -118,6 +124,32 @@ class Event(Message):
     time: str = Field(max_length=40, description="RFC 3339, by the source's wall clock.")
     datacontenttype: Literal["application/json"] = "application/json"
     data: dict[str, Any] = {}
+
+
+EVENTS: dict[str, str] = {
+    "standby": "A role changed to standby. All events of this form carry from, to, epoch, reason.",
+    "claiming": "A node claims the service.",
+    "acquiring": "A majority of brokers granted the claim: hooks and addresses follow.",
+    "active": "A node holds the service.",
+    "releasing": "A node gives the service up.",
+    "fault": "A node may not claim: its interface is down or away.",
+    "taken": "The addresses are on the node, and announced.",
+    "dropped": "The addresses are off the node.",
+    "hook": "A hook has run: path, phase, address, ok, status, signal, seconds, detail.",
+    "failed": "A step failed: step, why.",
+    "refused": "Test or another hook said no, or a command could not be followed: way, why, command.",
+    "wire": "Another machine answers for the address: mac, address. It is not taken.",
+    "silent": "Of a service: its holder missed a beat. Of a node: not heard for a lease.",
+    "back": "A node that was silent is heard again.",
+    "vacant": "The holder's lease is over and nobody answers for the address.",
+    "holding": "The brokers do not confirm the lease; another host answers, so the holder goes on.",
+    "confirmed": "The brokers confirm the lease again.",
+    "command": "A command is being followed: command, what, to, by.",
+    "config-differs": "A node runs with another configuration: theirs, ours.",
+    "stranger": "Beats of a node that is not in the configuration are ignored.",
+    "twin": "Another machine runs under this node's name.",
+}
+"""What happens, and what each event's data says about it."""
 
 
 class Topics:

@@ -20,6 +20,9 @@ missed by this many probes (two frames each, 40 ms apart) once in some ten thous
 MISSED = 1.5
 """After this many intervals without a beat, one is missed."""
 
+EPOCHS_AHEAD = 2**40
+"""An epoch further ahead of all that is known is a mistake or worse, and ignored: it would use up the range."""
+
 FASTEST_BEAT = 0.1
 """A shorter interval than this the kernel's whole seconds cannot turn into a faster failover."""
 

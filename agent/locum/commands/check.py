@@ -1,0 +1,56 @@
+"""`locum check`: every problem of the configuration, the hooks, the interfaces and the brokers, at once."""
+
+import asyncio
+import sys
+
+from locum.address import look
+from locum.agent import missing_rights
+from locum.commands.listener import listening, unreachable
+from locum.config import Config, ConfigError
+from locum.hooks import problems as hook_problems
+
+
+def check(config: Config, node: str) -> int:
+    """0 if nothing is wrong, 1 if something is, 2 if this node is not in the configuration. Changes nothing."""
+    found = []
+    unknown = False
+    try:
+        config.require_node(node)
+    except ConfigError as error:
+        unknown = True
+        found += error.problems
+    for name, service in config.services_of(node).items():
+        found += [f"{name}: {text}" for text in _interface(service.interface)]
+        found += [
+            f"{name}: {text}"
+            for text in hook_problems(service.hooks_dir, name, [str(address) for address in service.addresses])
+        ]
+    found += asyncio.run(_brokers(config))
+    missing = missing_rights()
+    if missing:
+        print(f"note: locum run {missing}")
+    for problem in found:
+        print(problem, file=sys.stderr)
+    if found:
+        return 2 if unknown else 1
+    services = ", ".join(config.services_of(node)) or "no service"
+    print(f"{node}: no problem found ({services}; {len(config.brokers)} broker(s) answered)")
+    return 0
+
+
+def _interface(name: str) -> list[str]:
+    try:
+        link = look.link(name)
+    except OSError as error:
+        return [f"interface {name}: cannot be looked at: {error}"]
+    if not link.exists:
+        return [f"interface {name} does not exist on this host"]
+    if not link.up:
+        return [f"interface {name} is down: nothing is claimed on it"]
+    return [] if link.carrier else [f"interface {name} has no carrier: nothing is claimed on it"]
+
+
+async def _brokers(config: Config) -> list[str]:
+    """Connects, subscribes, and hears something of its own: a broker that does less is of no use."""
+    async with listening(config, [f"locum/{config.cluster}/beat/+"]) as listener:
+        return unreachable(listener)

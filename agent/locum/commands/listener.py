@@ -1,0 +1,98 @@
+"""A guest on the bus: what the commands use to hear the cluster, and to say one thing to it."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Sequence
+
+import aiomqtt
+
+from locum.bus import client, decode
+from locum.config import Config
+from locum.messages import Message, Topics
+
+CONNECT_SECONDS = 2.0
+WAITING_MOST = 10_000
+
+
+class Listener:
+    """The brokers that could be reached, and what comes from them."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.topics = Topics(config.cluster)
+        self.failed: dict[str, str] = {}
+        """Brokers that could not be reached, and why."""
+        self._clients: dict[str, aiomqtt.Client] = {}
+        self._heard: asyncio.Queue[tuple[str, Message]] = asyncio.Queue(WAITING_MOST)
+
+    @property
+    def reached(self) -> list[str]:
+        return list(self._clients)
+
+    async def next(self, until: float) -> tuple[str, Message] | None:
+        """The next message with its kind of topic; None when the loop's time is `until`."""
+        try:
+            async with asyncio.timeout_at(until):
+                return await self._heard.get()
+        except TimeoutError:
+            return None
+
+    async def publish(self, topic: str, payload: bytes) -> None:
+        """To every broker that was reached. Raises MqttError if none of them takes it."""
+        results = await asyncio.gather(
+            *(broker.publish(topic, payload, qos=1) for broker in self._clients.values()), return_exceptions=True
+        )
+        errors = [result for result in results if isinstance(result, BaseException)]
+        if len(errors) == len(results):
+            raise errors[0] if errors else aiomqtt.MqttError("no broker is there")
+
+    async def _listen(self, url: str, broker: aiomqtt.Client) -> None:
+        try:
+            async for message in broker.messages:
+                parsed = self.topics.parse(str(message.topic))
+                if parsed is None:
+                    continue
+                with contextlib.suppress(ValueError, asyncio.QueueFull):
+                    model = decode(*parsed, message.payload)
+                    if model is not None:
+                        self._heard.put_nowait((parsed[0], model))
+        except aiomqtt.MqttError as error:
+            self._clients.pop(url, None)
+            self.failed[url] = str(error)
+
+
+@contextlib.asynccontextmanager
+async def listening(config: Config, topics: Sequence[str]) -> AsyncIterator[Listener]:
+    """Connects to all brokers at once and subscribes; those that do not answer in time are in `failed`."""
+    listener = Listener(config)
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def connect(url: str) -> None:
+            broker = client(url, None, patience=CONNECT_SECONDS)
+            try:
+                await stack.enter_async_context(broker)
+                await broker.subscribe([(topic, 1) for topic in topics])
+            except (aiomqtt.MqttError, OSError) as error:
+                listener.failed[url] = str(error) or type(error).__name__
+            else:
+                listener._clients[url] = broker
+
+        await asyncio.gather(*(connect(url) for url in config.brokers))
+        reading = [asyncio.create_task(listener._listen(url, broker)) for url, broker in listener._clients.items()]
+        try:
+            yield listener
+        finally:
+            for task in reading:
+                task.cancel()
+            await asyncio.gather(*reading, return_exceptions=True)
+
+
+def unreachable(listener: Listener) -> list[str]:
+    """One line for each broker that could not be reached."""
+    return [f"broker {url}: {why}" for url, why in listener.failed.items()]
+
+
+def unique() -> str:
+    """A number for a command that no other has."""
+    return f"{time.time_ns():x}"

@@ -1,0 +1,109 @@
+"""`locum status`: who holds what, as heard on the bus now. Live beats only: a retained message is never believed."""
+
+import asyncio
+import json
+import sys
+from typing import Any
+
+from locum.commands.listener import listening, unreachable
+from locum.config import Config
+from locum.messages import HOLDING, Beat, Role
+
+BEATS_HEARD = 2.5
+"""For how many intervals it listens, if a node is silent; it ends as soon as all nodes were heard."""
+
+
+def status(config: Config, as_json: bool = False) -> int:
+    """0 if every service has exactly one active holder, else 1."""
+    beats, problems, reached = asyncio.run(_hear(config))
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if not reached:
+        print("no broker can be reached: who holds what cannot be known", file=sys.stderr)
+        return 1
+    picture = describe(config, beats)
+    if as_json:
+        print(json.dumps(picture, indent=2))
+    else:
+        _show(picture)
+    return 0 if all(service["state"] == "active" for service in picture["services"].values()) else 1
+
+
+async def _hear(config: Config) -> tuple[dict[str, Beat], list[str], bool]:
+    beats: dict[str, Beat] = {}
+    async with listening(config, [f"locum/{config.cluster}/beat/+"]) as listener:
+        if listener.reached:
+            until = asyncio.get_running_loop().time() + BEATS_HEARD * config.timing.beat
+            while len(beats) < len(config.nodes):
+                heard = await listener.next(until)
+                if heard is None:
+                    break
+                beat = heard[1]
+                if isinstance(beat, Beat) and beat.consistent and beat.node in config.nodes:
+                    last = beats.get(beat.node)
+                    if last is None or last.boot != beat.boot or last.seq < beat.seq:
+                        beats[beat.node] = beat
+        return beats, unreachable(listener), bool(listener.reached)
+
+
+def describe(config: Config, beats: dict[str, Beat]) -> dict[str, Any]:
+    """The whole picture that these beats give, ready for JSON."""
+    services: dict[str, Any] = {}
+    for name, service in config.services.items():
+        standings = {node: beats[node].services[name] for node in service.nodes if name in _services(beats, node)}
+        holding = sorted(
+            (node for node, standing in standings.items() if standing.role in HOLDING - {Role.CLAIMING}),
+            key=lambda node: standings[node].epoch,
+            reverse=True,
+        )
+        holder = holding[0] if holding else None
+        services[name] = {
+            "state": standings[holder].role.value if holder else "no holder heard",
+            "holder": holder,
+            "epoch": standings[holder].epoch if holder else None,
+            "also": holding[1:],
+            "addresses": [str(address) for address in service.addresses],
+            "roles": {node: standings[node].role.value if node in standings else "not heard" for node in service.nodes},
+        }
+    nodes = {
+        node: {"heard": node in beats, "same_configuration": beats[node].config == config.digest()}
+        if node in beats
+        else {"heard": False}
+        for node in config.nodes
+    }
+    return {"cluster": config.cluster, "services": services, "nodes": nodes}
+
+
+def _services(beats: dict[str, Beat], node: str) -> Any:
+    return beats[node].services if node in beats else {}
+
+
+def _show(picture: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("service", "holder", "state", "epoch", "addresses", "nodes"):
+        table.add_column(column, overflow="fold")
+    for name, service in picture["services"].items():
+        state = service["state"]
+        style = "green" if state == "active" else "red" if service["holder"] is None else "yellow"
+        others = ", ".join(f"{node} {role}" for node, role in service["roles"].items() if node != service["holder"])
+        table.add_row(
+            name,
+            service["holder"] or "-",
+            f"[{style}]{state}[/]",
+            str(service["epoch"] or "-"),
+            "\n".join(service["addresses"]),
+            others,
+        )
+    console = Console(highlight=False)
+    console.print(table)
+    for name, service in picture["services"].items():
+        for other in service["also"]:
+            console.print(f"{name}: {other} says that it holds it too, at an older epoch", style="red")
+    for node, facts in picture["nodes"].items():
+        if not facts["heard"]:
+            console.print(f"{node}: not heard", style="red")
+        elif not facts["same_configuration"]:
+            console.print(f"{node}: runs with another configuration than this file", style="yellow")

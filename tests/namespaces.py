@@ -1,0 +1,43 @@
+"""Marks for tests that need a lab of network namespaces.
+
+Where namespaces are not to be had the test is skipped, with the reason. Not with CI=true in the environment: there a
+test that cannot run has failed, or nobody would notice that it never runs.
+
+    @needs_namespaces
+    def test_...
+
+    pytestmark = NEEDS_NAMESPACES  # for all of a module
+"""
+
+import os
+import shutil
+from typing import TypeVar
+
+import pytest
+
+from locum.demo.lab import why_no_lab
+
+T = TypeVar("T")
+
+_IN_CI = os.environ.get("CI") == "true"
+_NO_LAB = why_no_lab()
+_NO_NFT = None if shutil.which("nft") else "nft is not installed (package nftables)"
+
+NEEDS_NAMESPACES = [
+    pytest.mark.namespaces,
+    pytest.mark.skipif(_NO_LAB is not None and not _IN_CI, reason=_NO_LAB or ""),
+]
+NEEDS_NFT = pytest.mark.skipif(_NO_NFT is not None and not _IN_CI, reason=_NO_NFT or "")
+
+
+def needs_namespaces(test: T) -> T:
+    """Mark a test or a class of tests: it makes network namespaces."""
+    for mark in NEEDS_NAMESPACES:
+        test = mark(test)  # type: ignore[operator]
+    return test
+
+
+def needs_nft(test: T) -> T:
+    """Mark a test or a class of tests: it blocks or loses packets in a lab."""
+    marked: T = NEEDS_NFT(needs_namespaces(test))  # type: ignore[operator]
+    return marked
