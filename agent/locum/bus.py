@@ -296,8 +296,9 @@ def decode(kind: str, name: str, payload: object) -> Message | None:
         model = MODELS[kind].model_validate_json(payload)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{where + ': ' if where else ''}{first['msg'][:200]}") from None
+        # Keys are the sender's: shown as a literal where they are not plain, and never at length.
+        where = ".".join(part if isinstance(part, str) and part.isalnum() else repr(part) for part in first["loc"])
+        raise ValueError(f"{where[:100] + ': ' if where else ''}{first['msg'][:200]}") from None
     said = getattr(model, "subject" if kind == "event" else "service" if kind in ("service", "command") else "node")
     if said != name:
         raise ValueError(f"it speaks of {said!r}, but its topic is {name!r}'s")

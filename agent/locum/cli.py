@@ -100,6 +100,14 @@ def switchover(
 
 
 @app.command()
+def demo(fast: Annotated[bool, typer.Option("--fast", help="Without pauses to read in.")] = False) -> None:
+    """Show it on this machine: two hosts, a client and a broker in network namespaces. Needs no configuration."""
+    from locum.commands import demo as command
+
+    raise typer.Exit(command.demo(fast))
+
+
+@app.command()
 def schema() -> None:
     """Describe the topics and messages of the bus, as JSON."""
     from locum.commands import schema as command

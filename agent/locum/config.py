@@ -8,8 +8,9 @@ import difflib
 import hashlib
 import json
 import re
+import reprlib
 import tomllib
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address, ip_interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, ip_address, ip_interface
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 from urllib.parse import urlsplit
@@ -17,11 +18,27 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 from pydantic_core import PydanticCustomError
 
-from locum.messages import NAME
+from locum.messages import NAME, SERVICES_MOST
 from locum.timing import FASTEST_BEAT, FEWEST_BEATS, SHORTEST_LEASE, Timing
 
 DEFAULT_PATH = Path("/etc/locum/locum.toml")
 LONGEST_LEASE = 600.0
+LONGEST_DURATION = 7 * 86_400.0
+PROBLEMS_MOST = 50
+EXAMPLES = {
+    "cluster": 'cluster = "shop"',
+    "brokers": 'brokers = ["mqtt://10.0.0.3:1883"]',
+    "nodes": '[nodes.alpha], or in a service nodes = ["alpha", "beta"]',
+    "services": "[services.web]",
+    "address": 'address = "10.0.0.1"',
+    "addresses": 'addresses = ["10.0.0.100/24"]',
+    "interface": 'interface = "eth0"',
+}
+"""What a key that is missing looks like."""
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxlong = _REPR.maxother = 60
+
 FILE_MOST = 1_048_576
 """Bytes of a configuration file."""
 
@@ -40,11 +57,16 @@ class ConfigError(Exception):
 def seconds(value: object) -> float:
     """A duration such as "500ms", "2s", "1.5m" or "1h", in seconds."""
     if isinstance(value, float | int) and not isinstance(value, bool):
-        raise PydanticCustomError("duration", 'needs its unit, as a string: "{value}s" or "500ms"', {"value": value})
+        raise PydanticCustomError(
+            "duration", 'needs its unit, as a string: "{value}s" or "500ms"', {"value": _shown(value)}
+        )
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)", value) if isinstance(value, str) else None
     if match is None:
         raise PydanticCustomError("duration", 'is not a duration such as "500ms", "2s" or "1m"')
-    return round(float(match[1]) * UNITS[match[2]], 6)
+    duration = round(float(match[1]) * UNITS[match[2]], 6)
+    if duration > LONGEST_DURATION:
+        raise PydanticCustomError("duration", "is longer than a week")
+    return duration
 
 
 def _interface_address(value: object) -> Address:
@@ -57,7 +79,7 @@ def _interface_address(value: object) -> Address:
     except ValueError as error:
         raise PydanticCustomError("address", "is not an address: {why}", {"why": str(error)}) from None
     ip = address.ip
-    if ip.is_multicast or ip.is_unspecified or ip.is_loopback or (isinstance(ip, IPv6Address) and ip.scope_id):
+    if ip.is_multicast or ip.is_unspecified or ip.is_loopback or "%" in value:
         raise PydanticCustomError("address", "cannot move between hosts: use an ordinary unicast address")
     network = address.network
     if isinstance(network.network_address, IPv4Address) and network.prefixlen < 31:
@@ -80,18 +102,32 @@ def _host(value: object) -> str:
 
 def _broker(value: object) -> str:
     hint = 'is not a broker such as "mqtt://10.0.0.3:1883"'
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not re.fullmatch(r"[!-~]+", value):
         raise PydanticCustomError("broker", hint)
     try:
         url = urlsplit(value)
         port = url.port
     except ValueError as error:
         raise PydanticCustomError("broker", "{hint}: {why}", {"hint": hint, "why": str(error)}) from None
+    if not re.fullmatch(r"[0-9A-Za-z.:-]+", url.hostname or ""):
+        raise PydanticCustomError("broker", hint)
     if url.scheme != "mqtt" or not url.hostname or url.path.strip("/") or url.query or url.fragment or port == 0:
         raise PydanticCustomError("broker", hint)
     if url.username or url.password:
         raise PydanticCustomError("broker", "must not carry a user or password: this file is readable by others")
     return value
+
+
+def _interface(value: object) -> str:
+    if isinstance(value, str) and re.fullmatch(r"[!-.0-9;-~]{1,15}", value) and value not in (".", ".."):
+        return value
+    raise PydanticCustomError("interface", 'is not an interface such as "eth0" (at most 15 characters)')
+
+
+def _folder(value: object) -> Path:
+    if isinstance(value, str) and value.startswith("/") and value.isprintable():
+        return Path(value)
+    raise PydanticCustomError("folder", 'is not an absolute path such as "/etc/locum/hooks"')
 
 
 Duration = Annotated[float, BeforeValidator(seconds)]
@@ -117,12 +153,12 @@ class Service(Section):
     addresses: Annotated[
         list[Annotated[Address, BeforeValidator(_interface_address)]], Field(min_length=1, max_length=256)
     ]
-    interface: Annotated[str, Field(pattern=r"^[^\s/:]{1,15}$")]
+    interface: Annotated[str, BeforeValidator(_interface)]
     nodes: Annotated[list[Name], Field(min_length=1, max_length=64)]
     """In order of preference."""
     failback: Literal["manual", "auto"] = "manual"
     failback_delay: Duration = 60.0
-    hooks_dir: Path = Path("/etc/locum/hooks")
+    hooks_dir: Annotated[Path, BeforeValidator(_folder)] = Path("/etc/locum/hooks")
     hook_timeout: Duration = 60.0
     """Each hook gets this long."""
 
@@ -134,7 +170,7 @@ class Config(Section):
     gateway: Host | None = None
     timing: TimingSection = TimingSection()
     nodes: Annotated[dict[Name, Node], Field(min_length=1, max_length=256)]
-    services: Annotated[dict[Name, Service], Field(min_length=1, max_length=1024)]
+    services: Annotated[dict[Name, Service], Field(min_length=1, max_length=SERVICES_MOST)]
 
     _path: str = PrivateAttr("")
 
@@ -193,7 +229,7 @@ def parse(text: str, path: str = "locum.toml") -> Config:
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
-        raise ConfigError([f"{path}: {_line(problem, data)}" for problem in error.errors()]) from None
+        raise ConfigError([f"{path}: {_line(problem)}" for problem in _worth_telling(error.errors())]) from None
     problems = [f"{path}: {problem}" for problem in _contradictions(config)]
     if problems:
         raise ConfigError(problems)
@@ -215,9 +251,11 @@ def _contradictions(config: Config) -> list[str]:
         for host, port in sorted({place for place in places if places.count(place) > 1})
     ]
     found += _timing_contradictions(config.timing)
-    owners: dict[str, str] = {node.address: f"nodes.{name}" for name, node in config.nodes.items()}
-    if len(owners) < len(config.nodes):
-        found.append("nodes: two nodes have the same address")
+    owners: dict[str, str] = {}
+    for name, host in config.nodes.items():
+        if host.address in owners:
+            found.append(f"nodes.{name}.address: {host.address} belongs to {owners[host.address]} already")
+        owners.setdefault(host.address, f"nodes.{name}")
     found += [
         f"services.{name}: a node has this name too; events are told apart by it, so rename one"
         for name in config.services
@@ -231,8 +269,8 @@ def _contradictions(config: Config) -> list[str]:
                     f"{where}.nodes: there is no node {node!r}{_closest(node, config.nodes)} "
                     f"(there are {_listed(config.nodes)})"
                 )
-        if len(set(service.nodes)) < len(service.nodes):
-            found.append(f"{where}.nodes: a node is listed twice")
+        twice = sorted({node for node in service.nodes if service.nodes.count(node) > 1})
+        found += [f"{where}.nodes: {node} is listed twice" for node in twice]
         for address in service.addresses:
             ip = str(address.ip)
             if ip in owners:
@@ -254,7 +292,7 @@ def _timing_contradictions(timing: TimingSection) -> list[str]:
         )
     elif timing.lease > LONGEST_LEASE:
         found.append(f"timing.lease: {timing.lease:g}s is longer than {LONGEST_LEASE:g}s")
-    if timing.lease < FEWEST_BEATS * timing.beat:
+    if timing.lease < round(FEWEST_BEATS * timing.beat, 6):
         longest = timing.lease / FEWEST_BEATS * 1000
         found.append(
             f"timing.lease: {timing.lease:g}s is too short for a beat every {timing.beat:g}s: "
@@ -263,25 +301,45 @@ def _timing_contradictions(timing: TimingSection) -> list[str]:
     return found
 
 
-def _line(problem: Any, data: dict[str, Any]) -> str:
+def _worth_telling(problems: list[Any]) -> list[Any]:
+    """All problems but those that another one explains: a key that is missing since it is misspelt."""
+    unknown = [problem["loc"] for problem in problems if problem["type"] == "extra_forbidden"]
+
+    def explained(problem: Any) -> bool:
+        *section, key = problem["loc"]
+        beside = [str(other[-1]) for other in unknown if list(other[:-1]) == section]
+        return problem["type"] == "missing" and bool(difflib.get_close_matches(str(key), beside, n=1))
+
+    return [problem for problem in problems if not explained(problem)][:PROBLEMS_MOST]
+
+
+def _key(part: object) -> str:
+    """One part of a key, in one line whatever it holds."""
+    if isinstance(part, int):
+        return f"[{part}]"
+    text = str(part)
+    return text if re.fullmatch(r"[A-Za-z0-9_.:-]{1,64}", text) else _shown(part)
+
+
+def _line(problem: Any) -> str:
     """One problem of pydantic's as: key, what, what instead."""
     location = [part for part in problem["loc"] if part != "[key]"]
-    key = ".".join(f"[{part}]" if isinstance(part, int) else str(part) for part in location).replace(".[", "[")
+    key = ".".join(_key(part) for part in location).replace(".[", "[")
     kind = problem["type"]
     value = problem.get("input")
     if kind == "extra_forbidden":
         allowed = _keys_beside(location)
+        if len(location) > 1 and location[-1] in Config.model_fields:
+            return f"{key}: unknown key here; {location[-1]} belongs to the top of the file, before the first [section]"
         return f"{key}: unknown key{_closest(str(location[-1]), allowed)} (known here: {_listed(allowed)})"
     if kind == "missing":
-        return f"{key}: is missing"
+        example = EXAMPLES.get(str(location[-1]))
+        return f"{key}: is missing" + (f"; for example {example}" if example else "")
     if kind == "string_pattern_mismatch":
-        what = "a name: letters, digits, '_', '-' and '.', at most 63"
-        if location[-1] == "interface":
-            what = "an interface"
-        return f"{key}: {_shown(value)} is not {what}"
+        return f"{key}: {_shown(value)} is not a name: letters, digits, '_', '-' and '.', at most 63"
     if kind == "literal_error":
         return f"{key}: {_shown(value)} is not {problem['ctx']['expected']}"
-    if kind in {"duration", "address", "host", "broker"}:
+    if kind in {"duration", "address", "host", "broker", "interface", "folder"}:
         return f"{key}: {_shown(value)} {problem['msg']}"
     return f"{key}: {problem['msg'][:1].lower()}{problem['msg'][1:]}, not {_shown(value)}"
 
@@ -303,7 +361,10 @@ def _keys_beside(location: list[Any]) -> list[str]:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    try:
+        text = _REPR.repr(value)
+    except ValueError:  # an integer of thousands of digits, which Python does not print (sys.set_int_max_str_digits)
+        return "a number of thousands of digits"
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -49,7 +49,7 @@ from locum.ports import (
     Stopped,
     Tick,
 )
-from locum.timing import EPOCHS_AHEAD, GUARD, MARGIN, WIRE_SILENCE
+from locum.timing import EPOCHS_AHEAD, GUARD, MARGIN, WIRE_PACE, WIRE_SILENCE
 
 SENT_MOST = 256
 """Own beats whose send time is remembered; one that comes back later than that many beats confirms nothing."""
@@ -226,16 +226,19 @@ class Coordinator:
     """One node's decisions. Not thread-safe; `step` is called from one place."""
 
     def __init__(self, config: Config, node: str, boot: str, *, now: float, rng: Random, floor: int = 0) -> None:
-        """`boot`: this start of the agent, as in Beat. `floor`: epochs to stay above, such as the seconds since 1970,
-        so that they go on growing also when every node and every broker has forgotten them."""
+        """`boot`: this start of the agent, as in Beat. `floor`: an epoch to stay above, as of `now`; it grows by one a
+        second. With the seconds since 1970, epochs go on growing also when all who knew the last one have died or
+        forgotten it."""
         self.config = config
         self.node = node
         self.boot = boot
         self.timing = config.durations()
         self._rng = rng
+        self._floor = floor
+        self._born = now
         self._digest = config.digest()
         self.duties = {
-            name: Duty(name, service, Lease(boot, len(config.brokers), self.timing, floor))
+            name: Duty(name, service, Lease(boot, len(config.brokers), self.timing))
             for name, service in config.services_of(node).items()
         }
         self._duties = list(self.duties.values())
@@ -403,6 +406,7 @@ class Coordinator:
         duty.successor = None
         duty.clean = False
         duty.ready_at = None
+        duty.lease.learn(self._floor + int(now - self._born))
         duty.lease.claim(now)
         duty.ears.mac = ""
         if not duty.ears.pending(now):
@@ -598,9 +602,11 @@ class Coordinator:
         if not released:
             self._tell_silence(duty, now, quiet_at)
         not_before = max(quiet_at, duty.backoff_until, duty.give_way_until)
-        # Asked one after the other where a claim waits for the answer, and at leisure where none does.
-        at_leisure = ears.mac or ears.failed or not_before - now >= 2 * WIRE_SILENCE
-        ask_at = ears.done_at + (timing.wire_rest if at_leisure else 0.0)
+        # Asked one after the other where a claim waits for the answer, and at leisure where none does: long before, or
+        # when somebody has gone on answering (a kernel whose agent is dead is late at times, but not for a window).
+        at_leisure = ears.failed or not_before - now >= 2 * WIRE_SILENCE
+        at_leisure = at_leisure or (bool(ears.mac) and now > quiet_at + timing.window)
+        ask_at = ears.done_at + (timing.wire_rest if at_leisure else WIRE_PACE if ears.mac else 0.0)
         if not ears.pending(now) and now >= ask_at:
             self._probe(duty, now)
         silent = ears.silent(now, 2 * timing.wire_rest)

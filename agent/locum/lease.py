@@ -52,13 +52,13 @@ class Lease:
 
     __slots__ = ("brokers", "claimed_at", "epoch", "me", "timing", "top", "views")
 
-    def __init__(self, me: str, brokers: int, timing: Timing, floor: int = 0) -> None:
-        """`me` is our boot; `brokers` how many there are (an odd number); `floor` an epoch to stay above."""
+    def __init__(self, me: str, brokers: int, timing: Timing) -> None:
+        """`me` is our boot; `brokers` how many there are (an odd number)."""
         self.me = me
         self.brokers = brokers
         self.timing = timing
         self.views = [View() for _ in range(brokers)]
-        self.top = floor
+        self.top = 0
         """The highest epoch that we have seen or used."""
         self.epoch = 0
         """The epoch of our present or latest claim; 0 before the first."""

@@ -5,17 +5,21 @@ message that does not fit changes nothing. Unknown fields are ignored, so that n
 other.
 """
 
+import json
 from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 """Cluster, node and service names: one MQTT topic level, one folder name, and nothing that either would interpret."""
 
 EPOCH_MOST = 2**53
 """Beyond it JSON readers lose digits (RFC 8259, section 6)."""
+
+SERVICES_MOST = 256
+"""Services of a cluster: the longest beat about so many is still shorter than PAYLOAD_MOST."""
 
 PAYLOAD_MOST = 65_536
 """Bytes. A longer message is not even parsed."""
@@ -46,7 +50,7 @@ HOLDING = frozenset({Role.CLAIMING, Role.ACQUIRING, Role.ACTIVE, Role.RELEASING}
 
 
 class Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
 
 class Standing(Message):
@@ -71,7 +75,7 @@ class Beat(Message):
     config: Annotated[str, Field(max_length=64, pattern=PRINTABLE)] = Field(
         "", description="Digest of the node's configuration."
     )
-    services: Annotated[dict[Name, Standing], Field(max_length=1024)] = {}
+    services: Annotated[dict[Name, Standing], Field(max_length=SERVICES_MOST)] = {}
 
     @cached_property
     def consistent(self) -> bool:
@@ -117,13 +121,21 @@ class Event(Message):
     """What happened, as a CloudEvents 1.0 message in JSON (structured mode)."""
 
     specversion: Literal["1.0"] = "1.0"
-    id: Annotated[str, Field(min_length=1, max_length=128)] = Field(description="Unique; met twice, it is a double.")
-    source: str = Field(max_length=256, description="locum/<cluster>/<node>")
-    type: str = Field(max_length=128, description="locum.service.<type> or locum.node.<type>")
+    id: Annotated[str, Field(min_length=1, max_length=128, pattern=PRINTABLE)] = Field(
+        description="Unique; met twice, it is a double."
+    )
+    source: str = Field(max_length=256, pattern=PRINTABLE, description="locum/<cluster>/<node>")
+    type: str = Field(max_length=128, pattern=PRINTABLE, description="locum.service.<type> or locum.node.<type>")
     subject: Name = Field(description="The service, or the node.")
-    time: str = Field(max_length=40, description="RFC 3339, by the source's wall clock.")
+    time: str = Field(max_length=40, pattern=PRINTABLE, description="RFC 3339, by the source's wall clock.")
     datacontenttype: Literal["application/json"] = "application/json"
     data: dict[str, Any] = {}
+
+    @field_validator("data")
+    @classmethod
+    def _is_json(cls, data: dict[str, Any]) -> dict[str, Any]:
+        json.dumps(data, allow_nan=False)  # NaN and Infinity are no JSON (RFC 8259, section 6)
+        return data
 
 
 EVENTS: dict[str, str] = {
@@ -178,9 +190,10 @@ class Topics:
         if not topic.startswith(self.prefix):
             return None
         kind, _, name = topic[len(self.prefix) :].partition("/")
-        if kind not in MODELS or not name or ("/" in name) != (kind == "event"):
+        name, below, _ = name.partition("/")
+        if kind not in MODELS or not name or bool(below) != (kind == "event"):
             return None
-        return kind, name.partition("/")[0]
+        return kind, name
 
 
 MODELS: dict[str, type[Message]] = {

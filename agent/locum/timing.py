@@ -17,6 +17,10 @@ WIRE_SILENCE = 0.25
 """For how long nobody may have answered on the wire before a claim. At 30 % loss either way an address that is there is
 missed by this many probes (two frames each, 40 ms apart) once in some ten thousand times."""
 
+WIRE_PACE = 0.05
+"""Between two probes while somebody answers them (at once) and a claim waits for silence. A probe that nobody answers
+takes 40 ms by itself."""
+
 MISSED = 1.5
 """After this many intervals without a beat, one is missed."""
 
