@@ -27,6 +27,7 @@ from locum.coordinator import Coordinator
 from locum.hooks import Hook, HookContext, HookResult, Phase, look, run_phase
 from locum.messages import Beat, Command, Event, Message, NodeState, ServiceState
 from locum.ports import Step
+from locum.timing import EPOCHS_PER_SECOND
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class Agent:
             self.boot,
             now=clock.now(),
             rng=Random(),
-            floor=int(time.time()),  # epochs grow also if every node and every broker has forgotten them
+            floor=int(time.time() * EPOCHS_PER_SECOND),
         )
         self.started = wall()
         self.bus = Bus(

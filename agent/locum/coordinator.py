@@ -49,7 +49,7 @@ from locum.ports import (
     Stopped,
     Tick,
 )
-from locum.timing import EPOCHS_AHEAD, GUARD, MARGIN, WIRE_PACE, WIRE_SILENCE
+from locum.timing import EPOCHS_AHEAD, EPOCHS_PER_SECOND, GUARD, MARGIN, WIRE_PACE, WIRE_SILENCE
 
 SENT_MOST = 256
 """Own beats whose send time is remembered; one that comes back later than that many beats confirms nothing."""
@@ -226,9 +226,9 @@ class Coordinator:
     """One node's decisions. Not thread-safe; `step` is called from one place."""
 
     def __init__(self, config: Config, node: str, boot: str, *, now: float, rng: Random, floor: int = 0) -> None:
-        """`boot`: this start of the agent, as in Beat. `floor`: an epoch to stay above, as of `now`; it grows by one a
-        second. With the seconds since 1970, epochs go on growing also when all who knew the last one have died or
-        forgotten it."""
+        """`boot`: this start of the agent, as in Beat. `floor`: an epoch to stay above, as of `now`; it grows by
+        EPOCHS_PER_SECOND. With the time since 1970 in that unit, epochs go on growing also when all who knew the last
+        one have died or forgotten it."""
         self.config = config
         self.node = node
         self.boot = boot
@@ -406,7 +406,7 @@ class Coordinator:
         duty.successor = None
         duty.clean = False
         duty.ready_at = None
-        duty.lease.learn(self._floor + int(now - self._born))
+        duty.lease.learn(self._floor + int((now - self._born) * EPOCHS_PER_SECOND))
         duty.lease.claim(now)
         duty.ears.mac = ""
         if not duty.ears.pending(now):

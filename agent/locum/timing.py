@@ -24,6 +24,10 @@ takes 40 ms by itself."""
 MISSED = 1.5
 """After this many intervals without a beat, one is missed."""
 
+EPOCHS_PER_SECOND = 10
+"""By how much the least epoch of a claim grows, so that it is above every one that was used before. Faster than claims
+can be made one after the other, also those that come to nothing."""
+
 EPOCHS_AHEAD = 2**40
 """An epoch further ahead of all that is known is a mistake or worse, and ignored: it would use up the range."""
 

@@ -20,6 +20,8 @@ from locum.demo.client import Asking
 from locum.demo.lab import Host, Lab
 from locum.demo.watch import AddressWatch
 
+DEPLOYED = Path(__file__).parents[2] / "mosquitto.conf"
+"""The broker's configuration as it is meant for production; only its folder is another one here."""
 ADDRESS = "10.0.0.100"
 BROKER = "10.0.0.3"
 START_SECONDS = 15.0
@@ -161,7 +163,8 @@ hooks_dir = "{self.hooks}"
 
     def start_broker(self, more: str = "") -> None:
         config = self.folder / "mosquitto.conf"
-        config.write_text(f"listener 1883\nallow_anonymous true\nset_tcp_nodelay true\nuser root\n{more}\n")
+        text = DEPLOYED.read_text().replace("/var/lib/mosquitto/", f"{self.folder}/")
+        config.write_text(f"{text}\nuser root\n{more}\n")
         with (self.folder / "mosquitto.log").open("a") as log:
             self._mosquitto = self.broker.popen(["mosquitto", "-c", str(config)], stdout=log, stderr=log)
         ask = ["mosquitto_pub", "-h", BROKER, "-t", "ready", "-m", "x"]
