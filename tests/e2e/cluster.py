@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -259,9 +259,7 @@ hooks_dir = "{self.hooks}"
 
     def moves(self) -> list[str]:
         """Who had the first address, one after the other."""
-        return [
-            change.host for change in self.watch.timeline if change.present and change.address == self.addresses[0]
-        ]
+        return [change.host for change in self.watch.timeline if change.present and change.address == self.addresses[0]]
 
     def asking(self, address: str | None = None) -> Asking:
         return Asking(self.client, address or self.addresses[0])
@@ -283,7 +281,3 @@ hooks_dir = "{self.hooks}"
 def since_now() -> float:
     """A moment of the clock that the watch and the client's log use."""
     return clock.now()
-
-
-def pairs(items: Sequence[str]) -> Iterator[tuple[str, str]]:
-    return zip(items, items[1:], strict=False)

@@ -5,6 +5,7 @@ PreAcq mounts, PostAcq starts, PreRel stops and unmounts, PostRel logs; several 
 
 import signal
 import time
+from itertools import pairwise
 
 from tests.e2e.cluster import ADDRESS, Cluster, kind
 from tests.namespaces import NEEDS_NAMESPACES
@@ -134,7 +135,7 @@ def test_a_hook_that_hangs_costs_no_beat(make_cluster) -> None:  # type: ignore[
     cluster.signal("alpha", signal.SIGTERM)
     cluster.held_by("beta")
     beats = [heard.at for heard in subscriber.messages() if "/beat/" in heard.topic]
-    worst = max(later - earlier for earlier, later in zip(beats, beats[1:], strict=False))
+    worst = max(later - earlier for earlier, later in pairwise(beats))
     print(f"figure: longest time between two beats while a hook hangs: {worst * 1000:.0f} ms")
     assert len(beats) > 10 and worst < 1.0, "never late by more than one interval"
     hung = next(event for event in subscriber.events("web") if kind(event) == "hook")

@@ -18,7 +18,11 @@ pytestmark = NEEDS_NAMESPACES
         ("[nodes.alpha]", "[nodes.alpha", "not valid TOML"),
         ("interface =", "interfase =", "services.web.interfase: unknown key; did you mean 'interface'?"),
         ('["alpha", "beta"]', '["alpha", "gamma"]', "services.web.nodes: there is no node 'gamma'"),
-        ('"10.0.0.100/24"', '"10.0.0.100"', "services.web.addresses[0]: '10.0.0.100' is not an address with its prefix"),
+        (
+            '"10.0.0.100/24"',
+            '"10.0.0.100"',
+            "services.web.addresses[0]: '10.0.0.100' is not an address with its prefix",
+        ),
     ],
 )
 def test_a_configuration_that_cannot_be_used(cluster: Cluster, old: str, new: str, said: str) -> None:
@@ -88,7 +92,13 @@ GARBAGE = [
     b'{"node":"beta","boot":"beta/0","seq":1e999,"every":0.5,"services":{}}',
     json.dumps({"node": "alpha", "boot": "beta/0", "seq": 1, "every": 0.5}).encode(),
     json.dumps(
-        {"node": "ghost", "boot": "ghost/0", "seq": 1, "every": 0.5, "services": {"web": {"role": "active", "epoch": 9}}}
+        {
+            "node": "ghost",
+            "boot": "ghost/0",
+            "seq": 1,
+            "every": 0.5,
+            "services": {"web": {"role": "active", "epoch": 9}},
+        }
     ).encode(),
 ]
 
