@@ -194,6 +194,8 @@ class Duty:
     backoff_until: float = -inf
     backoff: float = 0.0
     give_way_until: float = -inf
+    failback_at: float = -inf
+    """The service is not offered to a more preferred node before."""
     successor: str | None = None
     silence_told: bool = False
     clean: bool = False
@@ -345,7 +347,7 @@ class Coordinator:
             case ServiceHeard(_, state):
                 return self._hear_record(now, state)
             case NodeHeard(_, state):
-                return self._hear_state(state)
+                return self._hear_state(now, state)
             case CommandHeard(command):
                 return self._obey(now, command)
             case LinkChanged(interface, up):
@@ -396,9 +398,9 @@ class Coordinator:
 
     def _claim(self, duty: Duty, now: float) -> None:
         duty.waives_wire = duty.lease.released(now)
-        successor = self.peers[duty.last_holder].standings.get(duty.name) if duty.last_holder in self.peers else None
         if duty.waives_wire:
-            duty.reason = "switchover" if successor and successor.successor == self.node else "released"
+            released = self._last_standing(duty)
+            duty.reason = (released and released.reason) or "released"
         else:
             duty.reason = "failover" if duty.last_holder else "start"
         duty.peer = duty.last_holder if duty.last_holder != self.node else ""
@@ -746,12 +748,12 @@ class Coordinator:
             if since is None or not self._fit(name, duty.name, now):
                 continue
             at = max(since, duty.role_since) + duty.service.failback_delay
-            if now >= at and now >= duty.backoff_until:
+            if now >= at and now >= duty.failback_at:
                 # A refusal is not asked again at once.
-                duty.backoff_until = now + max(duty.service.failback_delay, self.timing.retry_first)
+                duty.failback_at = now + max(duty.service.failback_delay, self.timing.retry_first)
                 self._move(duty, now, name, "failback", "")
                 return now
-            due = min(due, max(at, duty.backoff_until))
+            due = min(due, max(at, duty.failback_at))
         return due
 
     # -- the wire, the links, the peers -------------------------------------------------------------------------------
@@ -807,16 +809,23 @@ class Coordinator:
 
     def _rank(self, duty: Duty, now: float) -> int:
         """How many living nodes are preferred to this one. A successor that was named comes first of all."""
-        if duty.last_holder in self.peers:
-            standing = self.peers[duty.last_holder].standings.get(duty.name)
-            if standing is not None and standing.successor == self.node:
-                return 0
+        released = self._last_standing(duty)
+        if released is not None and released.successor == self.node:
+            return 0
         rank = 0
         for name in duty.service.nodes:
             if name == self.node:
                 break
-            rank += self._fit(name, duty.name, now) and name != duty.last_holder
+            standing = self.peers[name].standings.get(duty.name)
+            alive = now - self.peers[name].heard_at <= self.timing.window
+            # Also one that was not ready when it beat: by now it may be.
+            rank += alive and standing is not None and standing.role is Role.STANDBY and name != duty.last_holder
         return rank
+
+    def _last_standing(self, duty: Duty) -> Standing | None:
+        """What the last holder, if it was another node, says of the service now."""
+        peer = self.peers.get(duty.last_holder)
+        return peer.standings.get(duty.name) if peer is not None else None
 
     def _claimable(self, duty: Duty) -> bool:
         return not self.stopping and self._links.get(duty.service.interface, False)
@@ -859,17 +868,18 @@ class Coordinator:
                 continue
             concerned.append(duty)
             holding = standing.role in HOLDING
-            duty.lease.hear(broker, beat.boot, standing.epoch, holding, now, sent_at, standing.clean)
+            claim = standing.role is Role.CLAIMING
+            duty.lease.hear(broker, beat.boot, standing.epoch, holding, now, sent_at, claim, standing.clean)
             if not mine and holding:
                 duty.give_way_until = -inf
                 duty.silence_told = False
-                if standing.role is not Role.CLAIMING:
+                if not claim:
                     duty.last_holder = beat.node
             elif beat.node == duty.last_holder:
                 duty.silence_told = True  # it has spoken: it does not hold it any more
         if not mine:
             if beat.node == self.node:
-                self._tell_twin(now, beat)
+                self._tell_twin(now, beat.boot)
             else:
                 self._note_peer(now, beat)
         return concerned
@@ -899,12 +909,12 @@ class Coordinator:
                     # Somebody else was asked to take it; should it not, our turn comes after a window.
                     duty.give_way_until = max(duty.give_way_until, peer.fit_since.get(name, now) + self.timing.window)
 
-    def _tell_twin(self, now: float, beat: Beat) -> None:
+    def _tell_twin(self, now: float, boot: str) -> None:
         """Our name with another boot: our own earlier life for a moment; when it goes on, a second machine."""
         self._twin_beats += 1
         self._twin_at = now
         if self._twin_beats in (4, 400):
-            self._emit(self.node, "twin", boot=beat.boot, why="another machine runs as this node: give it its own name")
+            self._emit(self.node, "twin", boot=boot, why="another machine runs as this node: give it its own name")
 
     def _tell_stranger(self, node: str) -> None:
         if node not in self._strangers and len(self._strangers) < 64:
@@ -923,7 +933,10 @@ class Coordinator:
             self._urgent.append(PublishService(duty.name, None, state.epoch, now))
         return [duty]
 
-    def _hear_state(self, state: NodeState) -> list[Duty]:
+    def _hear_state(self, now: float, state: NodeState) -> list[Duty]:
+        if state.node == self.node and state.boot not in ("", self.boot):
+            # Two machines with one name end each other's connections, so they hardly hear each other's beats.
+            self._tell_twin(now, state.boot)
         if state.node == self.node and state.state == "offline" and not self.stopping:
             self._later.append(PublishNode(self.node, online=True))  # a will of an earlier life, or a peer's mistake
         elif state.node in self.peers and state.reason == "stopped":
@@ -1019,7 +1032,12 @@ class Coordinator:
             and now >= max(duty.lease.attentive_at(), duty.backoff_until)
         )
         return Standing.model_construct(
-            role=duty.role, epoch=duty.lease.epoch, successor=duty.successor, ready=ready, clean=duty.clean
+            role=duty.role,
+            epoch=duty.lease.epoch,
+            successor=duty.successor,
+            ready=ready,
+            reason=duty.reason if duty.clean else "",
+            clean=duty.clean,
         )
 
     def _publish_record(self, duty: Duty, now: float) -> None:

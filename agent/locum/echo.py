@@ -2,9 +2,26 @@
 
 import asyncio
 import contextlib
+import importlib
+import socket
 from collections.abc import Sequence
+from typing import Any
 
-import aioping
+
+def _load() -> Any:
+    """aioping, also where /etc/protocols is missing (Debian's package netbase): it looks up two numbers there."""
+    try:
+        return importlib.import_module("aioping")
+    except OSError:
+        numbers = {"icmp": socket.IPPROTO_ICMP, "ipv6-icmp": socket.IPPROTO_ICMPV6}
+        look_up, socket.getprotobyname = socket.getprotobyname, numbers.__getitem__
+        try:
+            return importlib.import_module("aioping")
+        finally:
+            socket.getprotobyname = look_up
+
+
+aioping = _load()
 
 
 async def first_answer(hosts: Sequence[str], seconds: float) -> str:

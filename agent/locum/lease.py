@@ -94,12 +94,21 @@ class Lease:
         self.top = max(self.top, epoch)
 
     def hear(
-        self, broker: int, boot: str, epoch: int, holding: bool, now: float, sent_at: float = -inf, clean: bool = False
+        self,
+        broker: int,
+        boot: str,
+        epoch: int,
+        holding: bool,
+        now: float,
+        sent_at: float = -inf,
+        claim: bool = False,
+        clean: bool = False,
     ) -> None:
         """One message about the service, in the broker's order.
 
         `holding`: it is a claim or a holder's beat at `epoch`; else a release of `epoch` (0: never had any).
         `sent_at`: for our own messages, when we sent this one.
+        `claim`: it is a claim that is not granted yet, no holder's beat.
         `clean`: the release of a holder that has removed the addresses (not of a claim that came to nothing).
         """
         view = self.views[broker]
@@ -116,7 +125,10 @@ class Lease:
             return
         if not mine:
             view.heard[boot] = now
-            view.granted = False
+            if not claim:
+                # A later claim is the loser in this order, and knows it. A holder's beat is another thing: its sender
+                # may have missed our claim, connecting again just after it passed.
+                view.granted = False
             if len(view.heard) > HEARD_MOST:
                 self._forget(view, now)
         if epoch > view.epoch:

@@ -60,6 +60,7 @@ class Standing(Message):
     epoch: Epoch = Field(0, description="In a holding role its present claim; otherwise the one that it last gave up.")
     successor: Name | None = Field(None, description="Who is to take what was just released; others give way.")
     ready: bool = Field(False, description="It could claim at once, if the holder let go.")
+    reason: Annotated[str, Field(max_length=32, pattern=PRINTABLE)] = Field("", description="Why it let go.")
     clean: bool = Field(
         False, description="It held the service and removed the addresses: no need to ask the wire first."
     )
