@@ -179,11 +179,18 @@ class Agent:
 
     def _link_or_address(self, change: Change) -> None:
         if isinstance(change, AddressChanged):
-            log.debug("%s: %s %s", change.interface, change.address, "appeared" if change.present else "is gone")
+            if not change.present:
+                self._gone(change)
             return
         up = change.exists and change.carrier
         log.info("interface %s: %s", change.interface, "up" if up else "no carrier" if change.exists else "gone")
         self.feed(ports.LinkChanged(change.interface, up))
+
+    def _gone(self, change: AddressChanged) -> None:
+        """An address went from an interface; if it is one that we hold, it was not we who removed it."""
+        for name, service in self.services.items():
+            if service.interface == change.interface and change.address in service.addresses:
+                self.feed(ports.AddressGone(name, f"{change.address} is gone from {change.interface}"))
 
     # -- outputs ------------------------------------------------------------------------------------------------------
 

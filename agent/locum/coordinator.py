@@ -61,6 +61,8 @@ PROBE_BOUND = 2.0
 """Seconds after which a probe that was never answered for by the rim is asked again."""
 DROP_RETRY = 0.2
 """Seconds between attempts to remove an address that the kernel would not remove."""
+RESTORE_LEAST = 0.02
+"""Seconds between two attempts to set an address again that somebody else removes."""
 ANNOUNCE_AFTER = (0.02, 0.1, 0.5, 2.0, 5.0, 10.0)
 """Seconds after a takeover at which the neighbours are told again: a frame, or a switch that was just learning, may
 have missed the first."""
@@ -182,6 +184,7 @@ class Duty:
     published: bool = False
     """The bus was told that we hold it."""
     announce_at: deque[float] = field(default_factory=deque)
+    restored_at: float = -inf
     unconfirmed: bool = False
     """A beat is overdue at the brokers: a second opinion is asked for."""
     holding_told: bool = False
@@ -354,8 +357,8 @@ class Coordinator:
                 return self._link(now, interface, up)
             case AddressGone(service, detail):
                 duty = self.duties[service]
-                if duty.has_address:
-                    self._fire(duty, On.LOST, now, reason="address-gone", why=detail)
+                if duty.has_address and duty.step is not Step.TAKE:
+                    self._address_gone(duty, now, detail)
                 return [duty]
             case Stop(at_once):
                 self._stop(now, at_once)
@@ -560,6 +563,21 @@ class Coordinator:
         asked = {"command": duty.asked_by} if duty.asked_by else {}
         self._emit(duty.name, "refused", step=step.value, way=way, epoch=duty.lease.epoch, why=why, **asked)
 
+    def _address_gone(self, duty: Duty, now: float, detail: str) -> None:
+        """Somebody removed it, or it lapsed. Under a lease that is good it is set again; else it must stay lost."""
+        confirmed_at = duty.lease.confirmed_at()
+        if now >= confirmed_at + self.timing.lease or duty.lease.superseded():
+            self._fire(duty, On.LOST, now, reason="address-gone", why=detail)
+            return
+        if now < duty.restored_at + RESTORE_LEAST:
+            return  # somebody goes on removing it: the next confirmed beat sets it again, this does not race with him
+        duty.kernel_until = confirmed_at + self.timing.window - MARGIN
+        self._later += [Hold(duty.name, duty.kernel_until), Announce(duty.name)]
+        duty.announce_at.appendleft(now + ANNOUNCE_AFTER[0])
+        if now >= duty.restored_at + self.timing.beat:
+            self._emit(duty.name, "restored", epoch=duty.lease.epoch, why=detail)
+        duty.restored_at = now
+
     def _back_off(self, duty: Duty, now: float) -> None:
         duty.backoff = min(max(duty.backoff * 2, self.timing.retry_first), self.timing.retry_most)
         duty.backoff_until = now + duty.backoff
@@ -699,7 +717,9 @@ class Coordinator:
             if base > duty.renewed_for:
                 duty.renewed_for = base
                 duty.kernel_until = base + timing.window - MARGIN
-                self._later.append(Hold(duty.name, duty.kernel_until, only_if_present=echoed))
+                # After a time without confirmation too, what the kernel has lost meanwhile stays lost.
+                prolonged = echoed or duty.holding_told
+                self._later.append(Hold(duty.name, duty.kernel_until, only_if_present=prolonged))
             due = min(due, self._second_opinion(duty, now, confirmed_at))
             while duty.announce_at and duty.announce_at[0] <= now:
                 duty.announce_at.popleft()

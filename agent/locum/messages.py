@@ -147,6 +147,7 @@ EVENTS: dict[str, str] = {
     "releasing": "A node gives the service up.",
     "fault": "A node may not claim: its interface is down or away.",
     "taken": "The addresses are on the node, and announced.",
+    "restored": "An address was removed by somebody else, and is set again: why.",
     "dropped": "The addresses are off the node.",
     "hook": "A hook has run: path, phase, address, ok, status, signal, seconds, detail.",
     "failed": "A step failed: step, why.",

@@ -98,7 +98,7 @@ class LinkChanged:
 
 @dataclass(frozen=True, slots=True)
 class AddressGone:
-    """The kernel no longer has an address that was only to be prolonged."""
+    """The kernel no longer has one of the service's addresses, and we did not remove it."""
 
     service: str
     detail: str = ""

@@ -176,3 +176,16 @@ def test_both_families_move_together(make_cluster) -> None:  # type: ignore[no-u
         figure(f"SIGTERM, {family}, longest gap", gap)
         assert gap < 0.5
     cluster.never_two()
+
+
+def test_an_address_removed_by_hand_is_back(cluster: Cluster) -> None:
+    cluster.up()
+    with cluster.asking() as client:
+        time.sleep(0.3)
+        for _ in range(5):
+            cluster.nodes["alpha"].run(["ip", "address", "del", "10.0.0.100/24", "dev", "eth0"])
+            time.sleep(0.3)
+        answers = client.stop()
+    figure("address removed by hand, longest gap of five", answers.longest_gap())
+    assert answers.longest_gap() < 0.4, "at once, and not with the next beat"
+    assert set(cluster.moves()) == {"alpha"} and len(cluster.moves()) == 6
