@@ -3,11 +3,62 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help install demo test check format clean
+# How long the long runs take, and what is handed to pytest: make soak HOURS=8, make test ARGS="-k hooks".
+HOURS   ?= 1
+MINUTES ?= 10
+ARGS    ?=
+export HOURS MINUTES
+
+# nft, ip and mosquitto live in sbin, which an ordinary user's PATH may lack.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
+
+.PHONY: help install demo test check format figures soak chaos clean
 
 help:
-	@echo "make demo     two hosts, a client and a broker on this machine: watch a failover"
-	@echo "make test     install what the tests need, and run all of them"
-	@echo "make install  make .venv with the project in it"
-	@echo "make check    format, lint, types"
-	@echo "make clean    remove .venv and what the tools left"
+	@echo "make demo      two hosts, a client and a broker on this machine: watch a failover"
+	@echo "make test      install what the tests need, and run all of them"
+	@echo "make install   make .venv with the project and all of its extras in it"
+	@echo "make check     format, lint, types"
+	@echo "make format    put the code into its format"
+	@echo "make figures   measure what the README says: takeover times and more"
+	@echo "make soak      simulated clusters under random faults, for HOURS=$(HOURS)"
+	@echo "make chaos     a real cluster in a lab under random faults, for MINUTES=$(MINUTES)"
+	@echo "make clean     remove .venv and what the tools left"
+
+install: $(VENV)/.dev
+
+demo: $(VENV)/.broker
+	@$(BIN)/locum demo
+
+test: $(VENV)/.dev
+	@scripts/test-packages
+	$(BIN)/pytest $(ARGS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+figures: $(VENV)/.dev
+	@scripts/test-packages
+	$(BIN)/pytest -m figures -s tests/e2e $(ARGS)
+
+soak: $(VENV)/.dev
+	$(BIN)/python -m tests.sim.soak
+
+chaos: $(VENV)/.dev
+	@scripts/test-packages
+	$(BIN)/python -m tests.chaos
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An empty file for each extra that is installed: what is there is not installed again. dev includes broker.
+$(VENV)/.broker $(VENV)/.dev: $(VENV)/.%: pyproject.toml scripts/venv
+	@scripts/venv $(PYTHON) $(VENV) $*
+	@touch $@ $(VENV)/.broker

@@ -338,7 +338,8 @@ class Coordinator:
                 for duty in self._duties:
                     duty.lease.subscribed(broker, now)
                     if duty.published:
-                        self._publish_record(duty, now)
+                        # Not at once: first the broker may have to say that somebody else holds it by now.
+                        duty.record_wrong, duty.corrected_at = True, now
                 self._urgent.append(PublishNode(self.node, online=True))
                 self._changed = True  # a holder's beat is worth most just after a broker came back
                 return self._duties
@@ -532,7 +533,8 @@ class Coordinator:
                 if duty.published:
                     duty.published = False
                     duty.clean = True
-                    self._urgent.append(PublishService(duty.name, None, duty.lease.epoch, now))
+                    if duty.record is None or duty.record.epoch <= duty.lease.epoch:
+                        self._urgent.append(PublishService(duty.name, None, duty.lease.epoch, now))
                     self._emit(duty.name, "dropped", epoch=duty.lease.epoch, addresses=self._addresses(duty))
             case Step.DROP:
                 duty.retry_at = now + DROP_RETRY

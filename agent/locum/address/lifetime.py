@@ -7,7 +7,7 @@ lapsed. Rule: the call's moment, plus the lifetime, plus the ordinary lateness, 
 import math
 
 SLACK_SECONDS = 0.35
-"""How late Linux removes a lapsed IPv4 or IPv6 address, ordinarily: 0.00 to 0.27 s measured, and some to spare.
+"""How late Linux removes a lapsed address, IPv4 or IPv6, while it is awake: 0.00 to 0.27 s measured, some to spare.
 
 Where it comes from (`check_lifetime` in net/ipv4/devinet.c, `addrconf_verify_rtnl` in net/ipv6/addrconf.c): the kernel
 rounds its timer up to a full second of its own where that costs less than 0.25 s, and then to the timer wheel's step.
@@ -16,8 +16,8 @@ Three things make it later than that, and no number given to the kernel can prev
 - Another address added in the same network namespace makes the kernel look at once, and after a look it rests for a
   second: what lapses within that second is up to 1.0 s late (0.95 s measured).
 - The timer is deferrable (IPv6 from Linux 5.18, IPv4 from 6.13): it does not wake a CPU that sleeps. On an idle machine
-  the removal waits for something else to wake that CPU (up to 1.5 s measured). As long as its process runs, kernel.py
-  deletes what is over.
+  the removal waits for something else to wake that CPU (1.2 and 1.5 s late measured, and nothing bounds it). As long
+  as its process runs, kernel.py deletes what is over.
 - The removal waits for the kernel's lock of all network configuration (rtnl), as when containers come and go.
 """
 
