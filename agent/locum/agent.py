@@ -78,6 +78,7 @@ class Agent:
             on_up=lambda broker: self.feed(ports.BrokerUp(broker)),
             on_down=lambda broker: self.feed(ports.BrokerDown(broker)),
             on_message=self._take_in,
+            tell_loss=lambda count: self._event(node, "events-lost", {"count": count}),
         )
         interfaces = sorted({service.interface for service in self.services.values()})
         self.kernel = Kernel(interfaces, self._link_or_address)
@@ -245,9 +246,14 @@ class Agent:
 
     def _tell(self, subject: str, type_: str, data: dict[str, Any]) -> None:
         """An event, on the bus and in the log."""
+        self.bus.event(self._event(subject, type_, data))
+        told = " ".join(f"{key}={value}" for key, value in data.items() if value not in ("", None))
+        log.info("%s %s: %s", subject, type_, told)
+
+    def _event(self, subject: str, type_: str, data: dict[str, Any]) -> Event:
         self._events += 1
         kind = "service" if subject in self.config.services else "node"
-        event = Event(
+        return Event(
             id=f"{self.boot.replace('/', '-')}-{self._events}",
             source=f"locum/{self.config.cluster}/{self.node}",
             type=f"locum.{kind}.{type_}",
@@ -255,9 +261,6 @@ class Agent:
             time=wall(),
             data=data,
         )
-        self.bus.event(event)
-        told = " ".join(f"{key}={value}" for key, value in data.items() if value not in ("", None))
-        log.info("%s %s: %s", subject, type_, told)
 
     async def _hold(self, hold: ports.Hold) -> None:
         service = self.services[hold.service]

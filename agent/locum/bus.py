@@ -188,13 +188,18 @@ class Connection:
             self._events.popleft()
             self._dropped += 1
             if self._bus.complaints.may(f"events for {self.url}"):
-                log.warning("broker %s: away for too long: %d events dropped so far", self.url, self._dropped)
+                log.warning("broker %s: away for too long: %d events lost so far", self.url, self._dropped)
         self._events.append((topic, payload))
         self._event_waiting.set()
 
     async def _send_events(self, mqtt: aiomqtt.Client) -> None:
         while True:
             await self._event_waiting.wait()
+            if self._dropped:
+                # Before the rest, since what is missing is what came before it.
+                dropped = self._dropped
+                await mqtt.publish(*self._bus.addressed(self._bus.tell_loss(dropped)), qos=1)
+                self._dropped -= dropped
             while self._events:
                 first = self._events[0]
                 await mqtt.publish(*first, qos=1, timeout=self._bus.timing.lease)
@@ -220,8 +225,11 @@ class Bus:
         on_up: Callable[[int], None],
         on_down: Callable[[int], None],
         on_message: Callable[[int, str, Message], bool],
+        tell_loss: Callable[[int], Event],
     ) -> None:
-        """`on_message` gets the broker's number, the kind of topic and the payload; true: it is our own beat."""
+        """`on_message` gets the broker's number, the kind of topic and the payload; true: it is our own beat.
+        `tell_loss` makes the event that says how many events a broker will never get.
+        """
         self.config = config
         self.node = node
         self.will = will
@@ -231,6 +239,7 @@ class Bus:
         self.on_up = on_up
         self.on_down = on_down
         self.on_message = on_message
+        self.tell_loss = tell_loss
         prefix = self.topics.prefix
         self.subscriptions = [f"{prefix}{kind}/+" for kind in ("beat", "node", "service", "command")]
         self.connections = [Connection(self, number, url) for number, url in enumerate(config.brokers)]
@@ -254,10 +263,13 @@ class Bus:
             connection.publish(topic, payload, retain)
 
     def event(self, event: Event) -> None:
-        topic = self.topics.event(event.subject, event.type.rpartition(".")[2])
-        payload = event.model_dump_json().encode()
+        topic, payload = self.addressed(event)
         for connection in self.connections:
             connection.keep_event(topic, payload)
+
+    def addressed(self, event: Event) -> tuple[str, bytes]:
+        """An event's topic and payload."""
+        return self.topics.event(event.subject, event.type.rpartition(".")[2]), event.model_dump_json().encode()
 
     async def flush(self, seconds: float) -> None:
         """Waits until the brokers that are there have confirmed everything, for at most so long."""

@@ -159,6 +159,7 @@ EVENTS: dict[str, str] = {
     "holding": "The brokers do not confirm the lease; another host answers, so the holder goes on.",
     "confirmed": "The brokers confirm the lease again.",
     "command": "A command is being followed: command, what, to, by.",
+    "events-lost": "A broker was away for too long: so many of the node's events it will never get: count.",
     "config-differs": "A node runs with another configuration: theirs, ours.",
     "stranger": "Beats of a node that is not in the configuration are ignored.",
     "twin": "Another machine runs under this node's name.",
