@@ -31,6 +31,8 @@ EVENTS_MOST = 1_000
 INCOMING_MOST = 4_096
 """Messages that wait to be read. More, and we have lost count of that broker's order: the connection is made anew."""
 OUTGOING_MOST = 256
+ENDING_MOST = 100
+"""Attempts to end the connections, 50 ms apart."""
 COMPLAIN_EVERY = 60.0
 """Seconds between two log lines about the same trouble."""
 COMPLAINTS_MOST = 256
@@ -151,6 +153,8 @@ class Connection:
             finally:
                 self._client = None
                 bus.on_down(self.number)
+                if mqtt._disconnected.done() and not mqtt._disconnected.cancelled():
+                    mqtt._disconnected.exception()  # else asyncio logs that nobody asked why
 
     async def _read(self, mqtt: aiomqtt.Client) -> None:
         queue = mqtt._queue
@@ -193,19 +197,24 @@ class Connection:
         self._event_waiting.set()
 
     async def _send_events(self, mqtt: aiomqtt.Client) -> None:
-        while True:
+        task = asyncio.current_task()
+        assert task is not None
+        # Not `while True`: the wait_for of Python 3.11, inside publish, swallows a cancellation that comes in the same
+        # turn of the loop as its result (fixed in 3.12).
+        while not task.cancelling():
             await self._event_waiting.wait()
             if self._dropped:
                 # Before the rest, since what is missing is what came before it.
                 dropped = self._dropped
                 await mqtt.publish(*self._bus.addressed(self._bus.tell_loss(dropped)), qos=1)
                 self._dropped -= dropped
-            while self._events:
+            while self._events and not task.cancelling():
                 first = self._events[0]
                 await mqtt.publish(*first, qos=1, timeout=self._bus.timing.lease)
                 if self._events and self._events[0] is first:
                     self._events.popleft()
-            self._event_waiting.clear()
+            if not self._events:
+                self._event_waiting.clear()
 
     @property
     def waiting(self) -> int:
@@ -252,8 +261,7 @@ class Bus:
             try:
                 yield
             finally:
-                for task in running:
-                    task.cancel()
+                await _end(running)
 
     def beat(self, payload: bytes) -> None:
         self.publish(self.topics.beat(self.node), payload)
@@ -294,6 +302,16 @@ class Bus:
             return
         if model is not None and self.on_message(connection.number, kind, model):
             connection.echoed_at = clock.now()
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancels until all have ended: connecting, too, may swallow a cancellation (see `_send_events`)."""
+    for _ in range(ENDING_MOST):
+        for task in tasks:
+            task.cancel()
+        _, pending = await asyncio.wait(tasks, timeout=0.05)
+        if not pending:
+            return
 
 
 def decode(kind: str, name: str, payload: object) -> Message | None:

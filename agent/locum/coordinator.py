@@ -610,8 +610,8 @@ class Coordinator:
         if self.stopping:
             return inf
         timing, ears = self.timing, duty.ears
-        quiet_at = duty.lease.quiet_at()
-        if quiet_at == inf:  # no majority of brokers: nothing that we do not hear means anything
+        quiet_at = duty.lease.quiet_at(now)
+        if quiet_at == inf:  # no majority of brokers is heard: nothing that we do not hear means anything
             ears.forget()
             duty.ready_at = None
             return inf

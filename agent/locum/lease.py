@@ -7,7 +7,8 @@ conclusions from them. Six rules:
    release by its holder empties it; everything else is stale.
 2. Quiet. A broker is quiet when our subscription there is older than the window and nobody else's claim or holder's
    beat came for a window. Claims count like beats: a claim may be about to succeed. A release clears only the
-   releaser's own entry.
+   releaser's own entry. A broker that does not return our own beats is not heard, and so never quiet: a claim would
+   wait in a dead connection, and depose a living holder when that comes back to life.
 3. Claim. With a majority quiet, a claim goes out with an epoch above every one seen or ever used.
 4. Grant. Our claim comes back. Only now is everything before it in that broker's order known, so quiet is judged again
    at this moment, and the register must be ours. A majority of such brokers grants, if it does within the claim's time.
@@ -40,6 +41,8 @@ class View:
     """The register: the highest epoch and who has it."""
     released_at: float = -inf
     """When a holder that had removed the addresses emptied the register."""
+    echoed: float = -inf
+    """When we sent the latest message of ours, of any kind, that came back in the present subscription."""
     confirmed: float = -inf
     """When we sent the latest message of ours that came back while the register was ours."""
     granted: bool = False
@@ -75,6 +78,7 @@ class Lease:
         """A subscription begins: whatever was said on that broker before, we may have missed."""
         view = self.views[broker]
         view.since = now
+        view.echoed = -inf
         view.granted = False
 
     def unsubscribed(self, broker: int) -> None:
@@ -115,6 +119,8 @@ class Lease:
         if epoch > self.top:
             self.top = epoch
         mine = boot == self.me
+        if mine and sent_at > view.echoed:
+            view.echoed = sent_at
         if not holding:
             if not mine:
                 view.heard.pop(boot, None)
@@ -150,10 +156,10 @@ class Lease:
     # -- what follows -----------------------------------------------------------------------------------------------
 
     def _quiet(self, view: View, now: float) -> bool:
-        return self._quiet_at(view) <= now
+        return self._quiet_at(view, now) <= now
 
-    def _quiet_at(self, view: View) -> float:
-        if view.since is None:
+    def _quiet_at(self, view: View, now: float) -> float:
+        if view.since is None or now > view.echoed + self.timing.missed:
             return inf
         latest = max(view.since, view.crowd_at)
         for at in view.heard.values():
@@ -161,9 +167,9 @@ class Lease:
                 latest = at
         return latest + self.timing.window
 
-    def quiet_at(self) -> float:
-        """From when on a majority of brokers is quiet, if nothing more is heard; `inf` without a majority."""
-        return sorted(self._quiet_at(view) for view in self.views)[self.majority - 1]
+    def quiet_at(self, now: float) -> float:
+        """From when on a majority of brokers is quiet, if nothing more is heard; `inf` while no majority is heard."""
+        return sorted(self._quiet_at(view, now) for view in self.views)[self.majority - 1]
 
     def attentive_at(self) -> float:
         """From when on our subscriptions are old enough to judge quiet on a majority; `inf` without a majority."""
