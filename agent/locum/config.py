@@ -263,7 +263,7 @@ def _contradictions(config: Config) -> list[str]:
     ]
     for name, service in config.services.items():
         where = f"services.{name}"
-        for node in service.nodes:
+        for node in dict.fromkeys(service.nodes):
             if node not in config.nodes:
                 found.append(
                     f"{where}.nodes: there is no node {node!r}{_closest(node, config.nodes)} "

@@ -49,7 +49,7 @@ from locum.ports import (
     Stopped,
     Tick,
 )
-from locum.timing import EPOCHS_AHEAD, EPOCHS_PER_SECOND, GUARD, MARGIN, WIRE_PACE, WIRE_SILENCE
+from locum.timing import EPOCHS_AHEAD, EPOCHS_PER_SECOND, WIRE_PACE, WIRE_SILENCE
 
 SENT_MOST = 256
 """Own beats whose send time is remembered; one that comes back later than that many beats confirms nothing."""
@@ -257,6 +257,7 @@ class Coordinator:
         self._links: dict[str, bool] = {}
         self._commands: OrderedDict[str, None] = OrderedDict()
         self._strangers: set[str] = set()
+        self._echoed_at = -inf
         self._twin_beats = 0
         self._twin_at = -inf
         self._echo_at = -inf
@@ -484,7 +485,11 @@ class Coordinator:
 
     def _abort(self, duty: Duty) -> None:
         if duty.step is not None:
-            self._urgent.append(Abort(duty.name))
+            unsent = [output for output in self._later if isinstance(output, Run) and output.service == duty.name]
+            if unsent:
+                self._later = [output for output in self._later if output not in unsent]
+            else:
+                self._urgent.append(Abort(duty.name))
             duty.step = None
             duty.number += 1
         duty.plan.clear()
@@ -508,7 +513,7 @@ class Coordinator:
             duty.has_address = True
             duty.held_since = now
             duty.renewed_for = duty.lease.confirmed_at()
-            duty.kernel_until = until = duty.renewed_for + self.timing.window - MARGIN
+            duty.kernel_until = until = duty.renewed_for + self.timing.window - self.timing.margin
         elif step is Step.DROP:
             self._no_address(duty)
             duty.retry_at = inf
@@ -516,7 +521,7 @@ class Coordinator:
         (self._urgent if step is Step.DROP else self._later).append(run)
 
     def _no_address(self, duty: Duty) -> None:
-        duty.has_address = False
+        duty.has_address = duty.record_wrong = False
         duty.announce_at.clear()
         duty.unconfirmed = duty.holding_told = False
 
@@ -529,7 +534,7 @@ class Coordinator:
                 self._later.append(Announce(duty.name))
                 self._publish_record(duty, now)
                 self._emit(duty.name, "taken", epoch=duty.lease.epoch, addresses=self._addresses(duty))
-            case Step.DROP if ok or now >= duty.kernel_until + GUARD:
+            case Step.DROP if ok or now >= duty.kernel_until + self.timing.guard:
                 if duty.published:
                     duty.published = False
                     duty.clean = True
@@ -573,7 +578,7 @@ class Coordinator:
             return
         if now < duty.restored_at + RESTORE_LEAST:
             return  # somebody goes on removing it: the next confirmed beat sets it again, this does not race with him
-        duty.kernel_until = confirmed_at + self.timing.window - MARGIN
+        duty.kernel_until = confirmed_at + self.timing.window - self.timing.margin
         self._later += [Hold(duty.name, duty.kernel_until), Announce(duty.name)]
         duty.announce_at.appendleft(now + ANNOUNCE_AFTER[0])
         if now >= duty.restored_at + self.timing.beat:
@@ -632,7 +637,7 @@ class Coordinator:
         if not ears.pending(now) and now >= ask_at:
             self._probe(duty, now)
         silent = ears.silent(now, 2 * timing.wire_rest)
-        if silent and now >= quiet_at - GUARD:
+        if silent and now >= quiet_at - timing.guard:
             self._vacate(duty, now)
         if now >= quiet_at and not released:
             self._tell_wire(duty)
@@ -718,7 +723,7 @@ class Coordinator:
         if duty.has_address:
             if base > duty.renewed_for:
                 duty.renewed_for = base
-                duty.kernel_until = base + timing.window - MARGIN
+                duty.kernel_until = base + timing.window - timing.margin
                 # After a time without confirmation too, what the kernel has lost meanwhile stays lost.
                 prolonged = echoed or duty.holding_told
                 self._later.append(Hold(duty.name, duty.kernel_until, only_if_present=prolonged))
@@ -856,6 +861,8 @@ class Coordinator:
         """Tells of nodes that have fallen silent, and sees to it that their retained state does not outlive them."""
         lease = self.timing.lease
         self._watch_peers_at = now + lease
+        if now > self._echoed_at + self.timing.missed:
+            self._forgive_peers(now)  # no broker returns our own beats: it is we who do not hear
         for name, peer in self.peers.items():
             if not peer.boot or peer.silent:
                 continue
@@ -881,6 +888,7 @@ class Coordinator:
         seqs[beat.boot] = beat.seq
         mine = beat.boot == self.boot
         sent_at = self._sent.get(beat.seq, -inf) if mine else -inf
+        self._echoed_at = max(self._echoed_at, sent_at)
         concerned = []
         for name, standing in beat.services.items():
             duty = self.duties.get(name)
@@ -894,8 +902,8 @@ class Coordinator:
             duty.lease.hear(broker, beat.boot, standing.epoch, holding, now, sent_at, claim, standing.clean)
             if not mine and holding:
                 duty.give_way_until = -inf
-                duty.silence_told = False
                 if not claim:
+                    duty.silence_told = False
                     duty.last_holder = beat.node
             elif beat.node == duty.last_holder:
                 duty.silence_told = True  # it has spoken: it does not hold it any more
@@ -947,7 +955,7 @@ class Coordinator:
         duty = self.duties.get(state.service)
         if duty is None or state.epoch > duty.lease.top + EPOCHS_AHEAD:
             return []
-        duty.lease.learn(state.epoch)
+        duty.lease.learn(state.epoch, held=state.holder not in (None, self.node))
         duty.record = state
         duty.record_wrong = duty.published and (state.holder != self.node or state.epoch != duty.lease.epoch)
         if state.holder == self.node and not duty.published and now - self._twin_at > self.timing.window:

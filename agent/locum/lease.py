@@ -53,7 +53,7 @@ class View:
 class Lease:
     """Rules 1 to 6 for one service on one node, over any number of brokers."""
 
-    __slots__ = ("brokers", "claimed_at", "epoch", "me", "timing", "top", "views")
+    __slots__ = ("brokers", "claimed_at", "epoch", "me", "rival", "timing", "top", "views")
 
     def __init__(self, me: str, brokers: int, timing: Timing) -> None:
         """`me` is our boot; `brokers` how many there are (an odd number)."""
@@ -63,6 +63,8 @@ class Lease:
         self.views = [View() for _ in range(brokers)]
         self.top = 0
         """The highest epoch that we have seen or used."""
+        self.rival = 0
+        """The highest epoch of another's claim or holder's beat. One that was only released deposes nobody."""
         self.epoch = 0
         """The epoch of our present or latest claim; 0 before the first."""
         self.claimed_at: float | None = None
@@ -93,9 +95,11 @@ class Lease:
                 view.since = now
                 view.granted = False
 
-    def learn(self, epoch: int) -> None:
-        """An epoch that was used, by whatever source: never claim it again."""
+    def learn(self, epoch: int, held: bool = False) -> None:
+        """An epoch that was used, by whatever source: never claim it again. `held`: by another node, now."""
         self.top = max(self.top, epoch)
+        if held:
+            self.rival = max(self.rival, epoch)
 
     def hear(
         self,
@@ -131,6 +135,7 @@ class Lease:
             return
         if not mine:
             view.heard[boot] = now
+            self.rival = max(self.rival, epoch)
             if not claim:
                 # A later claim is the loser in this order, and knows it. A holder's beat is another thing: its sender
                 # may have missed our claim, connecting again just after it passed.
@@ -202,8 +207,8 @@ class Lease:
         return sum(view.granted for view in self.views) >= self.majority
 
     def superseded(self) -> bool:
-        """Rule 6: whether a higher epoch than ours was seen."""
-        return self.top > self.epoch
+        """Rule 6: whether a higher epoch than ours was seen, claimed or held."""
+        return self.rival > self.epoch
 
     def confirmed_at(self) -> float:
         """The send time of the newest message of ours that a majority has returned; `-inf` if none."""

@@ -1,17 +1,16 @@
 """How long everything takes: two figures that the user sets, and what follows from them.
 
 All values are seconds. A node's clock is never compared with another's: only durations matter, so only the clocks'
-rates do, and MARGIN covers a difference of rates of 0.4 % over the default window.
+rates do. `margin` covers a difference of rates of 0.4 %; clocks that NTP disciplines differ by at most 0.1 %.
 """
 
 from dataclasses import dataclass, field
 
-GUARD = 0.5
-"""By how much a standby waits longer than the lease that it waits out."""
+LATENESS = 0.48
+"""By how much the kernel, and what else is late at the holder's, may be late: part of the guard."""
 
-MARGIN = 0.02
-"""What is kept free between the end of the kernel's hold and the moment from which another node may act: clock drift,
-and the way of a frame."""
+RATES = 0.004
+"""By how much the rates of two clocks may differ."""
 
 WIRE_SILENCE = 0.25
 """For how long nobody may have answered on the wire before a claim. At 30 % loss either way an address that is there is
@@ -47,14 +46,19 @@ class Timing:
 
     beat: float = 0.5
     lease: float = 2.0
+    margin: float = field(init=False)
+    """What is kept free between the end of the kernel's hold and the moment from which another node may act: a
+    difference of clocks, and the way of a frame."""
+    guard: float = field(init=False)
+    """By how much a standby waits longer than the lease that it waits out. 0.5 s, and more with leases of minutes."""
     window: float = field(init=False)
     """W: a service that nobody has claimed or held for this long is free to be claimed."""
     missed: float = field(init=False)
     """Silence from which on the wire is asked, and a holder asks for a second opinion."""
     claim_timeout: float = field(init=False)
-    """A claim that is not granted by then is withdrawn. Shorter than GUARD: a holder that reconnects to one broker of
-    several just after a claim passed there does not know of it; its lease from the others must be over before the claim
-    can win."""
+    """A claim that is not granted by then is withdrawn. Shorter than the guard: a holder that reconnects to one broker
+    of several just after a claim passed there does not know of it; its lease from the others must be over before the
+    claim can win."""
     step: float = field(init=False)
     """Each more preferred living node gets this long to claim first."""
     stall: float = field(init=False)
@@ -67,9 +71,11 @@ class Timing:
 
     def __post_init__(self) -> None:
         put = object.__setattr__
-        put(self, "window", self.lease + GUARD)
+        put(self, "margin", max(0.02, RATES * self.lease))
+        put(self, "guard", LATENESS + self.margin)
+        put(self, "window", self.lease + self.guard)
         put(self, "missed", self.beat * MISSED)
-        put(self, "claim_timeout", GUARD * 0.8)
+        put(self, "claim_timeout", 0.8 * LATENESS)
         put(self, "step", 0.05)
         put(self, "stall", self.beat * MISSED)
         put(self, "wire_rest", min(self.beat / 2, 0.25))
