@@ -3,11 +3,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-# How long the long runs take, and what is handed to pytest: make soak HOURS=8, make test ARGS="-k hooks".
-HOURS   ?= 1
+# How long the long runs take, and what is handed on: make soak HOURS=1000, make test ARGS="-k hooks".
+HOURS   ?= inf
 MINUTES ?= 10
 ARGS    ?=
-export HOURS MINUTES
 
 # nft, ip and mosquitto live in sbin, which an ordinary user's PATH may lack.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
@@ -21,14 +20,14 @@ help:
 	@echo "make check     format, lint, types"
 	@echo "make format    put the code into its format"
 	@echo "make figures   measure what the README says: takeover times and more"
-	@echo "make soak      simulated clusters under random faults, for HOURS=$(HOURS)"
-	@echo "make chaos     a real cluster in a lab under random faults, for MINUTES=$(MINUTES)"
+	@echo "make soak      simulated clusters under random faults, for HOURS=$(HOURS) of their time"
+	@echo "make chaos     real clusters in a lab under random faults, for MINUTES=$(MINUTES)"
 	@echo "make clean     remove .venv and what the tools left"
 
 install: $(VENV)/.dev
 
 demo: $(VENV)/.broker
-	@$(BIN)/locum demo
+	@$(BIN)/locum demo $(ARGS)
 
 test: $(VENV)/.dev
 	@scripts/test-packages
@@ -48,11 +47,11 @@ figures: $(VENV)/.dev
 	$(BIN)/pytest -m figures -s tests/e2e $(ARGS)
 
 soak: $(VENV)/.dev
-	$(BIN)/python -m tests.sim.soak
+	$(BIN)/python -m tests.sim.soak --hours $(HOURS) $(ARGS)
 
 chaos: $(VENV)/.dev
 	@scripts/test-packages
-	$(BIN)/python -m tests.chaos
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

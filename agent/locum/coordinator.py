@@ -957,7 +957,8 @@ class Coordinator:
             return []
         duty.lease.learn(state.epoch, held=state.holder not in (None, self.node))
         duty.record = state
-        duty.record_wrong = duty.published and (state.holder != self.node or state.epoch != duty.lease.epoch)
+        if duty.published and (state.holder != self.node or state.epoch != duty.lease.epoch):
+            duty.record_wrong = True  # on that broker; what another one says right does not mend it
         if state.holder == self.node and not duty.published and now - self._twin_at > self.timing.window:
             # Left by an earlier life of this node, or by a release that the broker did not hear of.
             self._urgent.append(PublishService(duty.name, None, state.epoch, now))

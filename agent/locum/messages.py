@@ -6,6 +6,7 @@ other.
 """
 
 import json
+import re
 from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -194,7 +195,7 @@ class Topics:
             return None
         kind, _, name = topic[len(self.prefix) :].partition("/")
         name, below, _ = name.partition("/")
-        if kind not in MODELS or not name or bool(below) != (kind == "event"):
+        if kind not in MODELS or not re.fullmatch(NAME, name) or bool(below) != (kind == "event"):
             return None
         return kind, name
 

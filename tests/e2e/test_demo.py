@@ -179,7 +179,7 @@ def test_it_needs_no_root(tmp_path: Path) -> None:
 
 
 @needs_namespaces
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_interrupted_at_any_moment_it_leaves_nothing(tmp_path: Path, signum: signal.Signals) -> None:
     moment = random.uniform(0, 9)
     with running(tmp_path / "tmp") as demo:
