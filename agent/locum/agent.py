@@ -91,11 +91,13 @@ class Agent:
         self._steps: dict[str, asyncio.Task[None]] = {}
         self._events = 0
         self._stopped = asyncio.Event()
+        self._fault: Exception | None = None
         self._tasks: asyncio.TaskGroup
 
     async def run(self) -> None:
         """Runs until a signal has stopped it and everything is released."""
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_complain)
         async with self.kernel, contextlib.AsyncExitStack() as stack:
             for wire in self.wires.values():
                 stack.callback(wire.close)
@@ -108,6 +110,8 @@ class Agent:
                     self.feed(ports.Tick())
                     log.info("%s of cluster %s started (%s)", self.node, self.config.cluster, __version__)
                     await self._stopped.wait()
+                    if self._fault is not None:
+                        raise self._fault
                     await self.bus.flush(FLUSH_SECONDS)
                     for task in self._steps.values():
                         task.cancel()
@@ -155,9 +159,14 @@ class Agent:
             while self._inputs and not self._stopped.is_set():
                 for output in self.coordinator.step(clock.now(), self._inputs.popleft()):
                     self._carry_out(output)
+        except Exception as error:
+            # Also from a timer or a callback, where nobody else would hear of it: an agent that cannot decide must end.
+            self._fault = error
+            self._stopped.set()
         finally:
             self._feeding = False
-        self._wake_at(self.coordinator.next_at())
+        if not self._stopped.is_set():
+            self._wake_at(self.coordinator.next_at())
 
     def _wake_at(self, at: float) -> None:
         if self._timer is not None:
@@ -352,6 +361,11 @@ class Agent:
             stop_at_first_failure=run.step not in (Step.POST_ACQ, Step.POST_REL),
         )
         return outcome.ok, "; ".join(result.line for result in outcome.failed)
+
+
+def _complain(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What goes wrong in a library's callback is one line: paho's own, on a socket that was just closed, for one."""
+    log.warning("%s: %s", context.get("message", "in a callback"), context.get("exception", ""))
 
 
 def _forwards(interface: str) -> bool:

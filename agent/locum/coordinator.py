@@ -413,7 +413,9 @@ class Coordinator:
         duty.successor = None
         duty.clean = False
         duty.ready_at = None
-        duty.lease.learn(self._floor + int((now - self._born) * EPOCHS_PER_SECOND))
+        if not duty.waives_wire:
+            # We may have missed a claim. After a release that we heard, the next number is above all that were granted.
+            duty.lease.learn(self._floor + int((now - self._born) * EPOCHS_PER_SECOND))
         duty.lease.claim(now)
         duty.ears.mac = ""
         if not duty.ears.pending(now):
@@ -628,7 +630,7 @@ class Coordinator:
         released = duty.lease.released(now)
         if not released:
             self._tell_silence(duty, now, quiet_at)
-        not_before = max(quiet_at, duty.backoff_until, duty.give_way_until)
+        not_before = max(quiet_at, duty.backoff_until, duty.give_way_until, duty.lease.undecided_until())
         # Asked one after the other where a claim waits for the answer, and at leisure where none does: long before, or
         # when somebody has gone on answering (a kernel whose agent is dead is late at times, but not for a window).
         at_leisure = ears.failed or not_before - now >= 2 * WIRE_SILENCE
@@ -901,8 +903,8 @@ class Coordinator:
             claim = standing.role is Role.CLAIMING
             duty.lease.hear(broker, beat.boot, standing.epoch, holding, now, sent_at, claim, standing.clean)
             if not mine and holding:
-                duty.give_way_until = -inf
                 if not claim:
+                    duty.give_way_until = -inf
                     duty.silence_told = False
                     duty.last_holder = beat.node
             elif beat.node == duty.last_holder:

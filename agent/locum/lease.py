@@ -53,7 +53,7 @@ class View:
 class Lease:
     """Rules 1 to 6 for one service on one node, over any number of brokers."""
 
-    __slots__ = ("brokers", "claimed_at", "epoch", "me", "rival", "timing", "top", "views")
+    __slots__ = ("brokers", "claimant", "claimed_at", "epoch", "me", "rival", "timing", "top", "views")
 
     def __init__(self, me: str, brokers: int, timing: Timing) -> None:
         """`me` is our boot; `brokers` how many there are (an odd number)."""
@@ -65,6 +65,8 @@ class Lease:
         """The highest epoch that we have seen or used."""
         self.rival = 0
         """The highest epoch of another's claim or holder's beat. One that was only released deposes nobody."""
+        self.claimant: tuple[str, float] = ("", -inf)
+        """Who else claimed last, on whatever broker, and when: until that is decided, another claim would only hurt."""
         self.epoch = 0
         """The epoch of our present or latest claim; 0 before the first."""
         self.claimed_at: float | None = None
@@ -125,6 +127,10 @@ class Lease:
         mine = boot == self.me
         if mine and sent_at > view.echoed:
             view.echoed = sent_at
+        if claim and not mine:
+            self.claimant = boot, now
+        elif boot == self.claimant[0]:
+            self.claimant = "", -inf
         if not holding:
             if not mine:
                 view.heard.pop(boot, None)
@@ -175,6 +181,10 @@ class Lease:
     def quiet_at(self, now: float) -> float:
         """From when on a majority of brokers is quiet, if nothing more is heard; `inf` while no majority is heard."""
         return sorted(self._quiet_at(view, now) for view in self.views)[self.majority - 1]
+
+    def undecided_until(self) -> float:
+        """Until when another's claim may still be granted, as far as we have heard."""
+        return self.claimant[1] + self.timing.claim_timeout
 
     def attentive_at(self) -> float:
         """From when on our subscriptions are old enough to judge quiet on a majority; `inf` without a majority."""

@@ -66,6 +66,7 @@ class Play:
         self._changes = 0
         self._states: dict[str, str] = {}
         self._clocks_apart = now() - time.time()
+        self._told_at: dict[str, float] = {}
         self._echoes = Echoes(stage.hosts["client"])
         # Printing must not keep the address watch, a thread, from noting the time: by default it may wait 5 ms.
         sys.setswitchinterval(0.0005)
@@ -250,14 +251,18 @@ class Play:
 
     def _tell_event(self, message: dict[str, Any], heard_at: float) -> None:
         """Sorted in by when it happened, which it tells: or a hook would seem to run after what it precedes."""
-        happened_at = datetime.fromisoformat(message["time"]).timestamp() + self._clocks_apart
-        age = heard_at - happened_at
+        node = message["source"].rpartition("/")[2]
+        at = datetime.fromisoformat(message["time"]).timestamp() + self._clocks_apart
+        age = heard_at - at
         if not 0 <= age < sentences.LATE:  # kept for a broker that was away, or the wall clock was set
-            self.screen.add(heard_at, "bus", sentences.of_event(message, age))
-            return
-        if message["type"].endswith((".taken", ".dropped")):
-            happened_at += 0.001  # its time is cut to milliseconds, and it follows what the kernel says
-        self.screen.add(happened_at, "bus", sentences.of_event(message))
+            at = heard_at
+        elif message["type"].endswith((".taken", ".dropped")):
+            # Its time is cut to milliseconds, and it follows what the kernel says.
+            changes = [change.at for change in self.stage.watch.timeline if change.host == node]
+            at = max([at, *changes[-1:]]) + 0.000_001
+        at = max(at, self._told_at.get(node, 0.0))  # a node's events come in their order
+        self._told_at[node] = at
+        self.screen.add(at, "bus", sentences.of_event(message, age))
 
     def _role(self, node: str) -> str:
         at, role = self._beats.get(node, (0.0, ""))
