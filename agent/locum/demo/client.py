@@ -53,7 +53,7 @@ class Client:
         self._address = str(ipaddress.ip_address(address))
         self._interval = round(interval * _SECOND)
         self._log = log
-        self._socket = _open(self._version)
+        self._socket = open_echo(self._version)
         self._token = secrets.randbits(64)
         self._identifier = secrets.randbits(16)
         self._number = 0  # of the next request
@@ -127,7 +127,7 @@ class Client:
             if token != self._token or not 0 <= index < len(self._pending):
                 continue
             row = self._pending[index]
-            row[1] = row[1] or _received_at(ancillary)
+            row[1] = row[1] or received_at(ancillary)
 
     def _write_down(self, at: int) -> None:
         """Write the rows that will not change any more; the others wait, so that rows stay in order."""
@@ -231,7 +231,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _open(version: int) -> socket.socket:
+def open_echo(version: int) -> socket.socket:
     """A raw socket that gets echo replies only, each with the time at which the kernel received it.
 
     It is not connected: an ICMP error would make the next send fail in place of the one that it is about.
@@ -250,7 +250,7 @@ def _open(version: int) -> socket.socket:
     return raw
 
 
-def _received_at(ancillary: list[tuple[int, int, bytes]]) -> int:
+def received_at(ancillary: list[tuple[int, int, bytes]]) -> int:
     """The kernel's time of reception, which it gives by the wall clock, by our clock."""
     ago = 0
     for level, kind, data in ancillary:

@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from locum.clock import now
-from locum.demo.client import _open, _received_at
+from locum.demo.client import open_echo, received_at
 from locum.demo.lab import Host
 
 WORTH_TELLING = 0.05  # seconds without an answer. Two busy processors make pauses of up to 0.02 s of their own
@@ -28,7 +28,7 @@ class Echoes:
     """Counts a host's echo replies. Call `look` often: what the socket cannot keep is lost, and looks like silence."""
 
     def __init__(self, host: Host) -> None:
-        self._socket = host.inside(lambda: _open(4))
+        self._socket = host.inside(lambda: open_echo(4))
         self._recent: deque[float] = deque()
         self.latest_at: float | None = None
         """When the latest answer came."""
@@ -40,7 +40,7 @@ class Echoes:
         with contextlib.suppress(BlockingIOError):
             while True:
                 _, ancillary, _, _ = self._socket.recvmsg(256, 128)
-                at = _received_at(ancillary) / 1e9
+                at = received_at(ancillary) / 1e9
                 if self.latest_at is not None and at - self.latest_at > WORTH_TELLING:
                     found.append(Silence(self.latest_at, at))
                     self._told = False
