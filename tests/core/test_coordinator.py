@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import locum
@@ -125,6 +125,10 @@ class Rim:
         kinds = [type(output) for output in out]
         if ports.SendBeat in kinds and ports.Emit in kinds:
             assert kinds.index(ports.SendBeat) < kinds.index(ports.Emit), "told before it was so"
+        drops = [place for place, one in enumerate(out) if isinstance(one, ports.DropNow)]
+        drops += [place for place, one in enumerate(out) if isinstance(one, ports.Run) and one.step is Step.DROP]
+        if drops and ports.SendBeat in kinds:
+            assert max(drops) < kinds.index(ports.SendBeat), "the address goes first"
         if self.role in (Role.STANDBY, Role.FAULT, Role.CLAIMING):
             assert not self.address
         assert not math.isnan(self.node.next_at())
@@ -295,7 +299,6 @@ PURE = {
     "json",
     "math",
     "random",
-    "re",
     "re",
     "typing",
     "pydantic",
@@ -590,9 +593,10 @@ def test_what_is_heard_twice_counts_once() -> None:
 def test_a_beat_that_was_overtaken_counts_no_more() -> None:
     """A client may send a beat again that was not confirmed, after a newer one. What it said has passed."""
     rim = standby()
-    rim.hear(Role.ACTIVE, 5, seq=1000)
-    rim.live(0.3)
-    rim.hear(Role.STANDBY, 5, seq=999, clean=True)
+    for number in range(1000, 1012):
+        rim.hear(Role.ACTIVE, 5, seq=number)
+        rim.live(0.3)
+    rim.hear(Role.STANDBY, 5, seq=1010, clean=True)
     assert not rim.duty.lease.released(rim.now)
     rim.live(0.3)
     assert rim.role is Role.STANDBY
@@ -767,6 +771,12 @@ happenings = st.one_of(
     st.sampled_from(["hold", "release"]),
     st.sampled_from(["manual", "auto"]),
     st.lists(st.tuples(st.sampled_from([0.0, 0.0, 0.01, 0.3, 0.74, 2.0, 30.0]), happenings), max_size=30),
+)
+@example("hold", "manual", [(0.0, ("live", 3.0, True)), (2.0, ("record", None, 0)), (0.0, ("live", 3.0, True))])
+@example(
+    "hold",
+    "manual",
+    [(0.0, ("live", 3.0, True)), (2.0, ("echo",)), (0.0, ("record", None, 0)), (0.0, ("live", 3.0, True))],
 )
 @settings(max_examples=150)
 def test_no_order_of_inputs_breaks_the_contract(policy: str, failback: str, story: list) -> None:  # type: ignore[type-arg]

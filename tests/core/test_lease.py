@@ -235,6 +235,32 @@ def test_a_claim_is_above_every_epoch_seen_or_used() -> None:
     assert lease.claim(30.0) == 31
 
 
+@pytest.mark.parametrize("brokers", [1, 3, 5])
+def test_a_claim_that_was_heard_on_any_broker_is_waited_for(brokers: int) -> None:
+    """The other brokers may still be quiet; a second claim, with a higher epoch, would depose the first for nothing."""
+    lease = listening(brokers)
+    assert lease.undecided_until() == -inf
+    lease.hear(brokers - 1, B, 3, True, 10.0, claim=True)
+    assert lease.undecided_until() == 10.0 + TIMING.claim_timeout
+
+
+@pytest.mark.parametrize("holds", [True, False], ids=["it was granted", "it was withdrawn"])
+def test_until_it_is_decided(holds: bool) -> None:
+    lease = listening()
+    lease.hear(0, B, 3, True, 10.0, claim=True)
+    lease.hear(0, C, 2, False, 10.1)
+    assert lease.undecided_until() > 10.1
+    lease.hear(0, B, 3, holds, 10.2)
+    assert lease.undecided_until() == -inf
+
+
+def test_our_own_claim_is_none_that_we_wait_for() -> None:
+    lease = listening()
+    lease.hear(0, A, lease.claim(10.0), True, 10.1, sent_at=10.0, claim=True)
+    assert lease.granted(10.1)
+    assert lease.undecided_until() == -inf
+
+
 # -- 4. grant -----------------------------------------------------------------------------------------------------
 
 
@@ -250,9 +276,19 @@ def test_not_if_another_claim_came_before_it() -> None:
     """Both claim at one epoch; whose claim the broker puts second hears the first one's before its own."""
     lease = listening()
     epoch = lease.claim(10.0)
-    lease.hear(0, B, epoch, True, 10.05)
-    lease.hear(0, A, epoch, True, 10.1, sent_at=10.0)
+    lease.hear(0, B, epoch, True, 10.05, claim=True)
+    lease.hear(0, A, epoch, True, 10.1, sent_at=10.0, claim=True)
     assert not lease.granted(10.1)
+
+
+def test_a_claim_that_comes_after_ours_takes_nothing_back_but_a_holders_beat_does() -> None:
+    lease = listening()
+    epoch = lease.claim(10.0)
+    lease.hear(0, A, epoch, True, 10.1, sent_at=10.0, claim=True)
+    lease.hear(0, B, epoch, True, 10.15, claim=True)
+    assert lease.granted(10.15)
+    lease.hear(0, C, epoch, True, 10.2)
+    assert not lease.granted(10.2)
 
 
 def test_not_if_a_holders_beat_came_before_it() -> None:
@@ -472,7 +508,7 @@ def test_those_of_a_crowd_that_are_not_remembered_count_all_the_same() -> None:
 # -- all of them together -----------------------------------------------------------------------------------------
 
 STEP = 0.1
-SAID = tuple[str, int, bool, float]
+SAID = tuple[str, int, bool, float, bool]
 
 
 @dataclass
@@ -511,7 +547,7 @@ class World:
         for broker in range(self.brokers):
             pipe = self.pipes[name, broker]
             if self.now >= pipe.cut_until:
-                pipe.up.append((name, epoch, holds, self.now))
+                pipe.up.append((name, epoch, holds, self.now, holds and name not in self.holders))
 
     def step(self) -> None:
         """Everything that is not stuck arrives; then everybody does what the rules tell it to do."""
@@ -529,8 +565,9 @@ class World:
                         self.pipes[other, broker].down.append(said)
         for (name, broker), pipe in self.pipes.items():
             while pipe.down and not pipe.stuck_down:
-                boot, epoch, holds, sent_at = pipe.down.popleft()
-                self.nodes[name].hear(broker, boot, epoch, holds, self.now, sent_at if boot == name else -inf)
+                boot, epoch, holds, sent_at, claims = pipe.down.popleft()
+                sent_at = sent_at if boot == name else -inf
+                self.nodes[name].hear(broker, boot, epoch, holds, self.now, sent_at, claim=claims)
                 self.judge(name)
         for (name, lease), turn in zip(self.nodes.items(), self.turns, strict=True):
             self.judge(name)
