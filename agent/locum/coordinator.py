@@ -538,7 +538,7 @@ class Coordinator:
                 self._emit(duty.name, "taken", epoch=duty.lease.epoch, addresses=self._addresses(duty))
             case Step.DROP if ok or now >= duty.kernel_until + self.timing.guard:
                 if duty.published:
-                    duty.published = False
+                    duty.published = duty.record_wrong = False
                     duty.clean = True
                     if duty.record is None or duty.record.epoch <= duty.lease.epoch:
                         self._urgent.append(PublishService(duty.name, None, duty.lease.epoch, now))
