@@ -202,7 +202,7 @@ class Duty:
     successor: str | None = None
     silence_told: bool = False
     clean: bool = False
-    """The service was held and its addresses are removed; what released it was not another's use of them."""
+    """The service was held, and the addresses were removed under a lease that was still good."""
     # What others say.
     last_holder: str = ""
     record: ServiceState | None = None
@@ -539,7 +539,8 @@ class Coordinator:
             case Step.DROP if ok or now >= duty.kernel_until + self.timing.guard:
                 if duty.published:
                     duty.published = duty.record_wrong = False
-                    duty.clean = True
+                    # Who lets go because its lease is over knows nothing of who holds it now.
+                    duty.clean = now < duty.lease.ends_at() and not duty.lease.superseded()
                     if duty.record is None or duty.record.epoch <= duty.lease.epoch:
                         self._urgent.append(PublishService(duty.name, None, duty.lease.epoch, now))
                     self._emit(duty.name, "dropped", epoch=duty.lease.epoch, addresses=self._addresses(duty))

@@ -36,11 +36,15 @@ class View:
     """When the present subscription began (or when we last had cause to doubt that we heard everything)."""
     heard: dict[str, float] = field(default_factory=dict)
     """Other boots, and when their last claim or holder's beat came."""
+    steady: dict[str, float] = field(default_factory=dict)
+    """Since when each of them has been heard without missing a beat."""
+    witnessed: tuple[str, int] | None = None
+    """Who took the register in the present subscription, with which epoch: we know all that came after it."""
     epoch: int = 0
     holder: str | None = None
     """The register: the highest epoch and who has it."""
     released_at: float = -inf
-    """When a holder that had removed the addresses emptied the register."""
+    """When a holder, of which we know that nobody came after it, removed the addresses and emptied the register."""
     echoed: float = -inf
     """When we sent the latest message of ours, of any kind, that came back in the present subscription."""
     confirmed: float = -inf
@@ -84,6 +88,8 @@ class Lease:
         view.since = now
         view.echoed = -inf
         view.granted = False
+        view.steady.clear()
+        view.witnessed = None
 
     def unsubscribed(self, broker: int) -> None:
         view = self.views[broker]
@@ -132,14 +138,18 @@ class Lease:
         elif boot == self.claimant[0]:
             self.claimant = "", -inf
         if not holding:
-            if not mine:
-                view.heard.pop(boot, None)
             if view.holder == boot and view.epoch == epoch:
                 view.holder = None
-                if not mine and clean:
+                if not mine and clean and self._knows(view, boot, epoch, now):
                     view.released_at = now
+            if not mine:
+                view.heard.pop(boot, None)
+                view.steady.pop(boot, None)
             return
         if not mine:
+            if now - view.heard.get(boot, -inf) > self.timing.missed:
+                since = view.since
+                view.steady[boot] = since if since is not None and now - since <= self.timing.missed else now
             view.heard[boot] = now
             self.rival = max(self.rival, epoch)
             if not claim:
@@ -150,6 +160,7 @@ class Lease:
                 self._forget(view, now)
         if epoch > view.epoch:
             view.epoch, view.holder = epoch, boot
+            view.witnessed = (boot, epoch) if claim else None
         if mine and epoch == self.epoch and self.claimed_at is not None and view.holder == boot and view.epoch == epoch:
             if sent_at > view.confirmed:
                 view.confirmed = sent_at
@@ -160,9 +171,23 @@ class Lease:
         """Drops what no longer counts (a node that restarts often leaves one boot behind each time), and of a crowd
         beyond reason the oldest, whose time goes on counting."""
         view.heard = {boot: at for boot, at in view.heard.items() if now - at <= self.timing.window}
+        view.steady = {boot: since for boot, since in view.steady.items() if boot in view.heard}
         while len(view.heard) > HEARD_MOST:
             oldest = min(view.heard, key=view.heard.__getitem__)
             view.crowd_at = max(view.crowd_at, view.heard.pop(oldest))
+            view.steady.pop(oldest, None)
+
+    def _knows(self, view: View, boot: str, epoch: int, now: float) -> bool:
+        """Whether nobody can have followed this holder without our knowledge.
+
+        Either we heard its claim, and so all that came after it; or we have heard it beat for a whole window, without a
+        gap in which another might have taken over. Else its release may be an old one, of a connection that was stalled
+        or of a process that slept.
+        """
+        if view.witnessed == (boot, epoch):
+            return True
+        beating = now - view.heard.get(boot, -inf) <= self.timing.missed
+        return beating and now - view.steady.get(boot, now) >= self.timing.window
 
     # -- what follows -----------------------------------------------------------------------------------------------
 

@@ -63,7 +63,7 @@ class Standing(Message):
     ready: bool = Field(False, description="It could claim at once, if the holder let go.")
     reason: Annotated[str, Field(max_length=32, pattern=PRINTABLE)] = Field("", description="Why it let go.")
     clean: bool = Field(
-        False, description="It held the service and removed the addresses: no need to ask the wire first."
+        False, description="It removed the addresses under a good lease: no need to ask the wire first."
     )
 
 

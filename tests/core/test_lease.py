@@ -195,12 +195,40 @@ def test_who_is_deaf_and_starved_stays_deaf() -> None:
 
 def test_only_a_release_in_good_order_lets_one_take_over_without_asking_the_wire() -> None:
     lease = listening()
-    lease.hear(0, B, 3, True, 4.0)
+    lease.hear(0, B, 3, True, 4.0, claim=True)
     assert not released(lease, 4.1)
     lease.hear(0, B, 3, False, 4.2, clean=True)
     assert released(lease, 4.2)
     assert released(lease, 4.2 + W)
     assert not released(lease, 4.2 + W + 0.01), "long ago: anybody may have it by now"
+
+
+def test_so_does_one_of_a_holder_that_was_heard_for_a_whole_window() -> None:
+    lease = listening()
+    for beat in range(6):
+        lease.hear(0, B, 3, True, 4.0 + beat * 0.5)
+    lease.hear(0, B, 3, False, 6.6, clean=True)
+    assert released(lease, 6.6)
+
+
+def test_the_first_beat_after_the_subscription_counts_from_the_subscription_on() -> None:
+    lease = listening(since=0.0)
+    for beat in range(5):
+        lease.hear(0, B, 3, True, 0.5 + beat * 0.5)
+    lease.hear(0, B, 3, False, 2.6, clean=True)
+    assert released(lease, 2.6)
+
+
+@pytest.mark.parametrize("heard", [[], [6.5], [4.0, 4.5, 5.0, 6.0, 6.5], [3.0, 3.5, 4.0, 4.5, 5.0, 5.5]])
+def test_an_old_release_does_not(heard: list[float]) -> None:
+    """Of a connection that was stalled, or a process that slept: somebody may have taken over meanwhile."""
+    lease = listening()
+    lease.hear(0, B, 3, True, 0.1, claim=True)
+    lease.subscribed(0, 1.0)
+    for at in heard:
+        lease.hear(0, B, 3, True, at)
+    lease.hear(0, B, 3, False, 6.6, clean=True)
+    assert not released(lease, 6.6)
 
 
 def test_a_claim_that_was_withdrawn_is_no_such_release() -> None:
@@ -377,7 +405,7 @@ def test_a_majority_must_be_there(brokers: int) -> None:
 def test_a_majority_must_have_seen_the_release(brokers: int) -> None:
     lease = listening(brokers)
     for broker in range(brokers):
-        lease.hear(broker, B, 3, True, 9.0)
+        lease.hear(broker, B, 3, True, 9.0, claim=True)
     for broker in range(brokers):
         lease.hear(broker, B, 3, False, 9.5, clean=True)
         assert released(lease, 9.5) == (broker + 1 > brokers / 2)
