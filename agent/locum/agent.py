@@ -25,6 +25,7 @@ from locum.bus import Bus
 from locum.config import Config, Service
 from locum.coordinator import Coordinator
 from locum.hooks import Hook, HookContext, HookResult, Phase, look, run_phase
+from locum.hooks.text import one_line
 from locum.messages import Beat, Command, Event, Message, NodeState, ServiceState
 from locum.ports import Step
 from locum.timing import EPOCHS_PER_SECOND
@@ -118,16 +119,15 @@ class Agent:
             finally:
                 if self._timer is not None:
                     self._timer.cancel()
-                for name, service in self.services.items():
-                    if self.coordinator.duties[name].has_address:
-                        await self.kernel.remove(service.interface, service.addresses)
+                for service in self.services.values():  # whatever is thought to be there: nothing must stay
+                    await self.kernel.remove(service.interface, service.addresses)
         log.info("%s stopped", self.node)
 
     async def _look_around(self) -> None:
         """What this host has before the first beat: a service's address here belongs to nobody's lease."""
         for name, service in self.services.items():
             with contextlib.suppress(KernelError):
-                for address in await self.kernel.present(service.interface, service.addresses):
+                for address in await self.kernel.leftovers(service.interface, service.addresses):
                     outcome = await self.kernel.remove(service.interface, [address])
                     log.warning("%s: %s was on %s without a lease: %s", name, address, service.interface, outcome)
         for interface in self.wires:
@@ -135,6 +135,7 @@ class Agent:
                 link = await self.kernel.link(interface)
             except KernelError as error:
                 log.error("%s: %s", interface, error)
+                self.feed(ports.LinkChanged(interface, up=False))
                 continue
             if not link.exists:
                 users = ", ".join(name for name, service in self.services.items() if service.interface == interface)
@@ -174,7 +175,7 @@ class Agent:
         delay = min(max(0.0, at - clock.now()), self.coordinator.timing.beat)
         self._timer = asyncio.get_running_loop().call_later(delay, self.feed, ports.Tick())
 
-    def _take_in(self, broker: int, kind: str, message: Message) -> bool:
+    def _take_in(self, broker: int, message: Message, retained: bool) -> bool:
         match message:
             case Beat():
                 self.feed(ports.BeatHeard(broker, message))
@@ -182,7 +183,7 @@ class Agent:
             case ServiceState():
                 self.feed(ports.ServiceHeard(broker, message))
             case NodeState():
-                self.feed(ports.NodeHeard(broker, message))
+                self.feed(ports.NodeHeard(broker, message, retained))
             case Command():
                 self.feed(ports.CommandHeard(message))
         return False
@@ -276,8 +277,10 @@ class Agent:
         outcome = await self.kernel.hold(service.interface, service.addresses, hold.until, hold.only_if_present)
         if hold.only_if_present and outcome.which(State.GONE):
             self.feed(ports.AddressGone(hold.service, str(outcome)))
-        elif outcome.which(State.ERROR):
+            return
+        if outcome.which(State.ERROR):
             log.error("%s: %s", hold.service, outcome)
+        self.feed(ports.Held(hold.service, hold.until, outcome.held, str(outcome)))
 
     async def _remove(self, name: str) -> None:
         service = self.services[name]
@@ -349,7 +352,7 @@ class Agent:
 
         def told(result: HookResult) -> None:
             data = asdict(result)
-            data |= {"path": str(result.path), "phase": phase.value, "seconds": round(result.seconds, 3)}
+            data |= {"path": one_line(result.path), "phase": phase.value, "seconds": round(result.seconds, 3)}
             self._tell(run.service, "hook", data | {"epoch": run.epoch})
 
         outcome = await run_phase(

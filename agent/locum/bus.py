@@ -15,17 +15,21 @@ import logging
 import socket
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from ipaddress import ip_address
 from math import ceil
 
 import aiomqtt
 from pydantic import ValidationError
 
 from locum import clock
+from locum.aside import aside
 from locum.config import Config, broker_address
 from locum.messages import MODELS, PAYLOAD_MOST, Event, Message, Topics
 
 log = logging.getLogger(__name__)
 
+LIVE_ONLY = frozenset({"beat", "command", "event"})
+"""Kinds of topics that are never retained by us: what is retained there is old, and a lie."""
 EVENTS_MOST = 1_000
 """Events that wait for a broker that is away, for each broker."""
 INCOMING_MOST = 4_096
@@ -72,7 +76,7 @@ class Complaints:
 
 
 def client(
-    url: str,
+    place: tuple[str, int],
     identifier: str | None,
     *,
     patience: float,
@@ -80,11 +84,9 @@ def client(
     will: aiomqtt.Will | None = None,
     incoming: type[asyncio.Queue[aiomqtt.Message]] | None = None,
 ) -> aiomqtt.Client:
-    """A client for one broker. `patience`: seconds for connecting, and for each answer."""
-    host, port = broker_address(url)
+    """A client for the broker at this address and port. `patience`: seconds for connecting, and for each answer."""
     made = aiomqtt.Client(
-        host,
-        port,
+        *place,
         identifier=identifier,
         will=will,
         clean_session=True,
@@ -102,6 +104,16 @@ def client(
     # aiomqtt has no parameter for it, and paho's default is 5 s: a SYN that was lost would be waited for that long.
     made._client.connect_timeout = patience
     return made
+
+
+async def address_of(url: str, patience: float) -> tuple[str, int]:
+    """Address and port of a broker. A name is looked up in a thread, for at most `patience` seconds; else OSError."""
+    host, port = broker_address(url)
+    try:
+        return str(ip_address(host)), port
+    except ValueError:
+        found = await aside(lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM), timeout=patience)
+        return str(found[0][4][0]), port
 
 
 class Connection:
@@ -125,7 +137,7 @@ class Connection:
         while True:
             try:
                 await self._serve()
-            except* (aiomqtt.MqttError, OSError) as errors:
+            except* (aiomqtt.MqttError, OSError, ValueError) as errors:
                 why = str(errors.exceptions[0]) or type(errors.exceptions[0]).__name__
                 if bus.complaints.may(f"broker {self.url}: {why}"):
                     log.warning("broker %s: %s; trying again", self.url, why)
@@ -138,7 +150,8 @@ class Connection:
         will = aiomqtt.Will(bus.topics.node(bus.node), bus.will, qos=1, retain=True)
         keepalive = max(2, ceil(bus.timing.lease))
         identifier = f"locum-{bus.config.cluster}-{bus.node}"
-        mqtt = client(self.url, identifier, patience=patience, keepalive=keepalive, will=will, incoming=_Incoming)
+        place = await address_of(self.url, patience)
+        mqtt = client(place, identifier, patience=patience, keepalive=keepalive, will=will, incoming=_Incoming)
         async with mqtt:
             await mqtt.subscribe([(topic, 1) for topic in bus.subscriptions])
             log.info("broker %s: connected", self.url)
@@ -233,10 +246,10 @@ class Bus:
         *,
         on_up: Callable[[int], None],
         on_down: Callable[[int], None],
-        on_message: Callable[[int, str, Message], bool],
+        on_message: Callable[[int, Message, bool], bool],
         tell_loss: Callable[[int], Event],
     ) -> None:
-        """`on_message` gets the broker's number, the kind of topic and the payload; true: it is our own beat.
+        """`on_message` gets the broker's number, the message, and whether it was retained; true: it is our own beat.
         `tell_loss` makes the event that says how many events a broker will never get.
         """
         self.config = config
@@ -294,13 +307,15 @@ class Bus:
             return
         kind, name = parsed
         payload = message.payload
+        if message.retain and kind in LIVE_ONLY:
+            return
         try:
             model = decode(kind, name, payload)
         except ValueError as error:
             if self.complaints.may(f"{topic}: {error}"):
                 log.warning("%s: ignored: %s", topic, error)
             return
-        if model is not None and self.on_message(connection.number, kind, model):
+        if model is not None and self.on_message(connection.number, model, message.retain):
             connection.echoed_at = clock.now()
 
 

@@ -23,6 +23,8 @@ from locum.timing import FASTEST_BEAT, FEWEST_BEATS, SHORTEST_LEASE, Timing
 
 DEFAULT_PATH = Path("/etc/locum/locum.toml")
 LONGEST_LEASE = 600.0
+LIFETIME_LEAST = 0.9
+"""A lease must be longer than this and a beat, so that the kernel's lifetime, in whole seconds, is never nothing."""
 LONGEST_DURATION = 7 * 86_400.0
 PROBLEMS_MOST = 50
 EXAMPLES = {
@@ -94,9 +96,13 @@ def _interface_address(value: object) -> Address:
 def _host(value: object) -> str:
     if isinstance(value, str):
         try:
-            return str(ip_address(value))
+            ip = ip_address(value)
         except ValueError:
-            pass
+            ip = None
+        if ip is not None:
+            if ip.is_loopback or ip.is_unspecified or ip.is_multicast or str(ip) == "255.255.255.255":
+                raise PydanticCustomError("host", "is no address of one other host")
+            return str(ip)
     raise PydanticCustomError("host", 'is not an IP address such as "10.0.0.1" (a name would need a name server)')
 
 
@@ -109,7 +115,9 @@ def _broker(value: object) -> str:
         port = url.port
     except ValueError as error:
         raise PydanticCustomError("broker", "{hint}: {why}", {"hint": hint, "why": str(error)}) from None
-    if not re.fullmatch(r"[0-9A-Za-z.:-]+", url.hostname or ""):
+    host = url.hostname or ""
+    labels = host.split(".")
+    if not re.fullmatch(r"[0-9A-Za-z.:-]{1,253}", host) or not all(0 < len(label) <= 63 for label in labels):
         raise PydanticCustomError("broker", hint)
     if url.scheme != "mqtt" or not url.hostname or url.path.strip("/") or url.query or url.fragment or port == 0:
         raise PydanticCustomError("broker", hint)
@@ -279,6 +287,14 @@ def _contradictions(config: Config) -> list[str]:
                 owners[ip] = where
         if service.hook_timeout <= 0:
             found.append(f"{where}.hook_timeout: must be more than nothing")
+    if config.gateway in owners:
+        found.append(f"gateway: {config.gateway} belongs to {owners[config.gateway]}; it must be another host")
+    for number, (at, _) in enumerate(places):
+        where = f"brokers[{number}]"
+        if owners.get(at, "").startswith("services."):
+            found.append(f"{where}: {at} belongs to {owners[at]}; a broker must not move with what it decides")
+        elif len(config.nodes) > 1 and (at in ("localhost", "::1") or at.startswith("127.")):
+            found.append(f"{where}: {at} is another broker on every node; give the address of one machine")
     return found
 
 
@@ -297,6 +313,12 @@ def _timing_contradictions(timing: TimingSection) -> list[str]:
         found.append(
             f"timing.lease: {timing.lease:g}s is too short for a beat every {timing.beat:g}s: "
             f"make it {FEWEST_BEATS * timing.beat:g}s or more, or the beat {longest:.0f}ms or less"
+        )
+    least = round(LIFETIME_LEAST + timing.beat, 6)
+    if not found and timing.lease < least:
+        found.append(
+            f"timing.lease: {timing.lease:g}s leaves no whole second for the kernel at a beat every {timing.beat:g}s: "
+            f"make it {least:g}s or more"
         )
     return found
 

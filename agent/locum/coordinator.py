@@ -31,6 +31,7 @@ from locum.ports import (
     DropNow,
     Echoed,
     Emit,
+    Held,
     Hold,
     Input,
     LinkChanged,
@@ -53,8 +54,12 @@ from locum.timing import EPOCHS_AHEAD, EPOCHS_PER_SECOND, WIRE_PACE, WIRE_SILENC
 
 SENT_MOST = 256
 """Own beats whose send time is remembered; one that comes back later than that many beats confirms nothing."""
+FAILBACK_MOST = 86_400.0
+"""The longest pause, in seconds, before a service is offered again to a node that could not keep it."""
 COMMANDS_MOST = 64
 """Commands whose number is remembered, so that one heard from several brokers is done once."""
+WHY_MOST = 1_000
+"""Characters of an event's explanation."""
 PROBES_LEAST = 4
 """Unanswered probes in a row that make silence."""
 PROBE_BOUND = 2.0
@@ -185,11 +190,17 @@ class Duty:
     """The bus was told that we hold it."""
     announce_at: deque[float] = field(default_factory=deque)
     restored_at: float = -inf
+    gone: str = ""
+    """An address was removed by somebody else: which. Until the kernel has set it again."""
+    held_until: float = -inf
+    """Until when the kernel has the addresses, by its latest yes."""
     unconfirmed: bool = False
     """A beat is overdue at the brokers: a second opinion is asked for."""
     holding_told: bool = False
     # The next claim.
     ears: Ears = field(default_factory=Ears)
+    wire_error: str = ""
+    """Why the wire could not be asked, as an event has told."""
     ready_at: float | None = None
     turn: float = 0.0
     waives_wire: bool = False
@@ -197,6 +208,12 @@ class Duty:
     backoff_until: float = -inf
     backoff: float = 0.0
     give_way_until: float = -inf
+    gave_way_to: tuple[str, int, str | None] | None = None
+    failing_back: bool = False
+    active_elsewhere: bool = False
+    """The node to which it was handed back did become active."""
+    failbacks_undone: int = 0
+    """How often in a row the service came back after a failback."""
     failback_at: float = -inf
     """The service is not offered to a more preferred node before."""
     successor: str | None = None
@@ -351,12 +368,17 @@ class Coordinator:
                 return self._duties
             case ServiceHeard(_, state):
                 return self._hear_record(now, state)
-            case NodeHeard(_, state):
-                return self._hear_state(now, state)
+            case NodeHeard(_, state, retained):
+                return self._hear_state(now, state, retained)
             case CommandHeard(command):
                 return self._obey(now, command)
             case LinkChanged(interface, up):
                 return self._link(now, interface, up)
+            case Held(service, until, ok, detail):
+                duty = self.duties[service]
+                if duty.has_address:
+                    self._held(duty, now, until, ok, detail)
+                return [duty]
             case AddressGone(service, detail):
                 duty = self.duties[service]
                 if duty.has_address and duty.step is not Step.TAKE:
@@ -392,6 +414,8 @@ class Coordinator:
             if why:
                 data["why"] = why
             self._emit(duty.name, role.value, **data)
+            if role is not Role.RELEASING:
+                duty.asked_by = ""
         if duty.plan and duty.step is None:
             self._proceed(duty, now)
         elif duty.step is None and role is Role.RELEASING:
@@ -439,6 +463,11 @@ class Coordinator:
         duty.backoff = 0.0
         duty.backoff_until = -inf
         duty.give_way_until = -inf
+        if duty.failing_back:
+            duty.failbacks_undone = 0 if duty.active_elsewhere else duty.failbacks_undone + 1
+            wait = max(duty.service.failback_delay, self.timing.retry_first) * 2.0 ** min(duty.failbacks_undone, 20)
+            duty.failback_at = now + min(wait, FAILBACK_MOST)
+            duty.failing_back = False
         duty.last_holder = self.node
 
     def _undo(self, duty: Duty, now: float) -> None:
@@ -524,6 +553,7 @@ class Coordinator:
 
     def _no_address(self, duty: Duty) -> None:
         duty.has_address = duty.record_wrong = False
+        duty.gone, duty.held_until = "", -inf
         duty.announce_at.clear()
         duty.unconfirmed = duty.holding_told = False
 
@@ -532,6 +562,7 @@ class Coordinator:
         taking = duty.role is Role.ACQUIRING
         match step:
             case Step.TAKE if ok:
+                duty.held_until = max(duty.held_until, duty.kernel_until)
                 duty.announce_at = deque(now + after for after in ANNOUNCE_AFTER)
                 self._later.append(Announce(duty.name))
                 self._publish_record(duty, now)
@@ -573,6 +604,17 @@ class Coordinator:
         asked = {"command": duty.asked_by} if duty.asked_by else {}
         self._emit(duty.name, "refused", step=step.value, way=way, epoch=duty.lease.epoch, why=why, **asked)
 
+    def _held(self, duty: Duty, now: float, until: float, ok: bool, detail: str) -> None:
+        """The kernel has renewed the addresses, or could not. A holder without them must not say that it is active."""
+        if ok:
+            duty.held_until = max(duty.held_until, until)
+            if duty.gone:
+                self._emit(duty.name, "restored", epoch=duty.lease.epoch, why=duty.gone)
+                duty.gone = ""
+        elif now >= duty.held_until or duty.gone:
+            self._back_off(duty, now)
+            self._fire(duty, On.LOST, now, reason="kernel", why=detail)
+
     def _address_gone(self, duty: Duty, now: float, detail: str) -> None:
         """Somebody removed it, or it lapsed. Under a lease that is good it is set again; else it must stay lost."""
         confirmed_at = duty.lease.confirmed_at()
@@ -582,10 +624,10 @@ class Coordinator:
         if now < duty.restored_at + RESTORE_LEAST:
             return  # somebody goes on removing it: the next confirmed beat sets it again, this does not race with him
         duty.kernel_until = confirmed_at + self.timing.window - self.timing.margin
-        self._later += [Hold(duty.name, duty.kernel_until), Announce(duty.name)]
+        self._urgent.append(Hold(duty.name, duty.kernel_until))
+        self._later.append(Announce(duty.name))
         duty.announce_at.appendleft(now + ANNOUNCE_AFTER[0])
-        if now >= duty.restored_at + self.timing.beat:
-            self._emit(duty.name, "restored", epoch=duty.lease.epoch, why=detail)
+        duty.gone = detail
         duty.restored_at = now
 
     def _back_off(self, duty: Duty, now: float) -> None:
@@ -691,6 +733,7 @@ class Coordinator:
         ends_at = claimed_at + self.timing.claim_timeout
         if ears.mac:
             self._tell_wire(duty)
+            duty.give_way_until = max(duty.give_way_until, now + self.timing.window)
             self._fire(duty, On.DENIED, now, reason="wire", why=f"{ears.address} is answered by {ears.mac}")
         elif lease.superseded():
             self._fire(duty, On.DENIED, now, reason="superseded")
@@ -729,7 +772,7 @@ class Coordinator:
                 duty.kernel_until = base + timing.window - timing.margin
                 # After a time without confirmation too, what the kernel has lost meanwhile stays lost.
                 prolonged = echoed or duty.holding_told
-                self._later.append(Hold(duty.name, duty.kernel_until, only_if_present=prolonged))
+                self._urgent.append(Hold(duty.name, duty.kernel_until, only_if_present=prolonged))
             due = min(due, self._second_opinion(duty, now, confirmed_at))
             while duty.announce_at and duty.announce_at[0] <= now:
                 duty.announce_at.popleft()
@@ -781,6 +824,7 @@ class Coordinator:
             if now >= at and now >= duty.failback_at:
                 # A refusal is not asked again at once.
                 duty.failback_at = now + max(duty.service.failback_delay, self.timing.retry_first)
+                duty.failing_back, duty.active_elsewhere = True, False
                 self._move(duty, now, name, "failback", "")
                 return now
             due = min(due, max(at, duty.failback_at))
@@ -803,6 +847,9 @@ class Coordinator:
         if probed.error:
             ears.forget()
             ears.failed = True
+            if duty.role is Role.STANDBY and duty.wire_error != probed.error:
+                duty.wire_error = probed.error
+                self._emit(duty.name, "wire", why=f"it cannot be asked, so nothing is claimed: {probed.error}")
         elif probed.mac:
             ears.silent_from, ears.silent_to, ears.silent_count = inf, -inf, 0
             ears.mac, ears.address = probed.mac, probed.address
@@ -904,6 +951,7 @@ class Coordinator:
             claim = standing.role is Role.CLAIMING
             duty.lease.hear(broker, beat.boot, standing.epoch, holding, now, sent_at, claim, standing.clean)
             if not mine and holding:
+                duty.active_elsewhere = duty.active_elsewhere or standing.role is Role.ACTIVE
                 if not claim:
                     duty.give_way_until = -inf
                     duty.silence_told = False
@@ -939,8 +987,11 @@ class Coordinator:
             if standing is not None and standing.successor not in (None, self.node):
                 duty = self.duties[name]
                 if standing.epoch == duty.lease.top and duty.last_holder == beat.node:
-                    # Somebody else was asked to take it; should it not, our turn comes after a window.
-                    duty.give_way_until = max(duty.give_way_until, peer.fit_since.get(name, now) + self.timing.window)
+                    # Somebody else was asked to take it; should it not, our turn comes after a window, counted once.
+                    asked = beat.boot, standing.epoch, standing.successor
+                    if duty.gave_way_to != asked:
+                        duty.gave_way_to = asked
+                        duty.give_way_until = max(duty.give_way_until, now + self.timing.window)
 
     def _tell_twin(self, now: float, boot: str) -> None:
         """Our name with another boot: our own earlier life for a moment; when it goes on, a second machine."""
@@ -967,8 +1018,8 @@ class Coordinator:
             self._urgent.append(PublishService(duty.name, None, state.epoch, now))
         return [duty]
 
-    def _hear_state(self, now: float, state: NodeState) -> list[Duty]:
-        if state.node == self.node and state.boot not in ("", self.boot):
+    def _hear_state(self, now: float, state: NodeState, retained: bool) -> list[Duty]:
+        if state.node == self.node and state.boot not in ("", self.boot) and not retained:
             # Two machines with one name end each other's connections, so they hardly hear each other's beats.
             self._tell_twin(now, state.boot)
         if state.node == self.node and state.state == "offline" and not self.stopping:
@@ -1030,6 +1081,9 @@ class Coordinator:
             elif duty.role is Role.RELEASING:
                 duty.forced = True  # what was a wish of an operator's can no longer be refused by a hook
             self._fire(duty, On.LOST if at_once else On.STOP, now, reason="stop")
+            if at_once and duty.published:
+                duty.published = False
+                self._urgent.append(PublishService(duty.name, None, duty.lease.epoch, now))
         if at_once:
             self._stopped = True
 
@@ -1085,4 +1139,7 @@ class Coordinator:
         return [str(address) for address in duty.service.addresses]
 
     def _emit(self, subject: str, type_: str, **data: object) -> None:
+        why = data.get("why")
+        if isinstance(why, str) and len(why) > WHY_MOST:
+            data["why"] = why[: WHY_MOST - 3] + "..."
         self._later.append(Emit(subject, type_, data))

@@ -34,8 +34,8 @@ async def first_answer(hosts: Sequence[str], seconds: float) -> str:
     answered: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def ask(host: str) -> None:
-        # Any failure is a missing answer: no route, no permission, a name that is none.
-        with contextlib.suppress(TimeoutError, OSError, ValueError):
+        # Any failure is a missing answer: no route, no permission, a packet that aioping cannot read.
+        with contextlib.suppress(Exception):
             await aioping.ping(host, timeout=seconds)
             if not answered.done():
                 answered.set_result(host)

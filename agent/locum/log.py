@@ -21,6 +21,15 @@ class _Dropping(logging.handlers.QueueHandler):
         """A line that cannot be logged is no reason for noise in the log."""
 
 
+def _stop(listener: logging.handlers.QueueListener) -> None:
+    """Writes what waits, for a second at most: a pipe that nobody reads must not keep the agent from ending."""
+    with contextlib.suppress(queue.Full):
+        listener.enqueue_sentinel()
+    thread = listener._thread
+    if thread is not None:
+        thread.join(1.0)
+
+
 def start(verbose: bool = False) -> None:
     """Sends the logs of this process to standard error. Under systemd the journal adds the time itself."""
     waiting: queue.Queue[logging.LogRecord] = queue.Queue(LINES_MOST)
@@ -29,7 +38,7 @@ def start(verbose: bool = False) -> None:
     written.setFormatter(logging.Formatter(f"{when}%(levelname).1s %(message)s", datefmt="%H:%M:%S"))
     listener = logging.handlers.QueueListener(waiting, written)
     listener.start()
-    atexit.register(listener.stop)
+    atexit.register(_stop, listener)
     root = logging.getLogger()
     root.handlers[:] = [_Dropping(waiting)]
     root.setLevel(logging.WARNING)

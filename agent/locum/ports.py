@@ -48,10 +48,11 @@ class ServiceHeard:
 
 @dataclass(frozen=True, slots=True)
 class NodeHeard:
-    """The retained state of a node came from a broker."""
+    """The state of a node came from a broker: said now, or retained from before our subscription."""
 
     broker: int
     state: NodeState
+    retained: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,16 @@ class LinkChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """A Hold has been carried out, or could not be. `until`: as it was in the Hold."""
+
+    service: str
+    until: float
+    ok: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class AddressGone:
     """The kernel no longer has one of the service's addresses, and we did not remove it."""
 
@@ -123,6 +134,7 @@ Input = (
     | Probed
     | Echoed
     | LinkChanged
+    | Held
     | AddressGone
     | Stop
 )

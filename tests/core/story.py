@@ -562,8 +562,11 @@ class Story:
             return
         if only_if_present and service not in machine.lapses:
             self._feed(machine, ports.AddressGone(service, f"{self._addresses(service)} is gone"))
-        elif self._set(machine, service, until):
-            self._murmur(machine.name, f"renews {self._addresses(service)}")
+        else:
+            held = self._set(machine, service, until)
+            if held:
+                self._murmur(machine.name, f"renews {self._addresses(service)}")
+            self._feed(machine, ports.Held(service, until, held, "" if held else "too late"))
 
     def _remove(self, machine: Machine, service: str, does: str, how: str = "") -> None:
         if machine.lapses.pop(service, None) is not None:

@@ -398,7 +398,7 @@ def good_files(draw: st.DrawFn) -> str:
     nodes, services = names[:count], names[count:]
     brokers = draw(st.sampled_from([1, 3, 5]))
     beat = draw(st.integers(100, 5000))
-    lease = draw(st.integers(max(1000, 3 * beat), 600_000))
+    lease = draw(st.integers(max(900 + beat, 3 * beat), 600_000))
 
     def duration(milliseconds: int) -> str:
         spellings = [f"{milliseconds}ms", f"{milliseconds / 1000!r}s", f"{milliseconds / 1000!r} s"]
@@ -470,3 +470,44 @@ def test_milliseconds_and_seconds_are_the_same_time(milliseconds: int) -> None:
     timeouts = [f"{milliseconds}ms", f"{milliseconds // 1000}.{milliseconds % 1000:03}s"]
     digests = {parse(swapped('hook_timeout = "60s"', f'hook_timeout = "{time}"')).digest() for time in timeouts}
     assert len(digests) == 1
+
+
+GATEWAY = 'cluster = "shop"\ngateway = "{}"'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            'cluster = "shop"',
+            GATEWAY.format("10.0.0.1"),
+            "gateway: 10.0.0.1 belongs to nodes.alpha; it must be another",
+        ),
+        ('cluster = "shop"', GATEWAY.format("10.0.0.100"), "gateway: 10.0.0.100 belongs to services.web; it must"),
+        ('cluster = "shop"', GATEWAY.format("127.0.0.1"), "gateway: '127.0.0.1' is no address of one other host"),
+        ("mqtt://10.0.0.3:1883", "mqtt://localhost:1883", "localhost is another broker on every node"),
+        ("mqtt://10.0.0.3:1883", "mqtt://10.0.0.100:1883", "10.0.0.100 belongs to services.web; a broker"),
+        ("mqtt://10.0.0.3:1883", "mqtt://a..b:1883", "is not a broker such as"),
+    ],
+)
+def test_an_address_that_would_vouch_for_itself_is_refused(old: str, new: str, said: str) -> None:
+    """A holder that pings itself is never alone, and a broker on every node agrees with everybody."""
+    text = PAIR.replace(old, new)
+    assert text != PAIR
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
+    assert len(caught.value.problems) == 1 and said in caught.value.problems[0]
+
+
+PAIR = """
+cluster = "shop"
+brokers = ["mqtt://10.0.0.3:1883"]
+[nodes.alpha]
+address = "10.0.0.1"
+[nodes.beta]
+address = "10.0.0.2"
+[services.web]
+addresses = ["10.0.0.100/24"]
+interface = "eth0"
+nodes = ["alpha", "beta"]
+"""

@@ -1,5 +1,6 @@
 """What the bus tells others: every step as an event, and never a retained message that outlives its truth."""
 
+import json
 import signal
 import time
 
@@ -86,9 +87,13 @@ def test_status_believes_live_beats_only(cluster: Cluster) -> None:
     cluster.up()
     status = cluster.locum(cluster.client, "status", "--json")
     assert status.returncode == 0 and '"holder": "alpha"' in status.stdout
+    # Retained messages that claim whatever they like: a record, and the copy of a beat.
+    beats = cluster.subscriber("beat/alpha")
+    beats.wait(lambda: [heard for heard in beats.messages() if "/beat/" in heard.topic])
+    beat = next(heard for heard in beats.messages() if "/beat/" in heard.topic)
+    cluster.publish(beat.topic, json.dumps(beat.payload), "-r")
     for name in ("alpha", "beta"):
         cluster.signal(name, signal.SIGKILL)
-    # A retained message that claims whatever it likes.
     cluster.publish(
         "locum/shop/service/web", '{"service":"web","holder":"alpha","epoch":1,"since":"","by":"alpha"}', "-r"
     )
@@ -109,3 +114,23 @@ def test_a_stranger_that_has_the_address(cluster: Cluster) -> None:
     assert cluster.moves() == []
     cluster.client.run(["ip", "address", "del", f"{ADDRESS}/24", "dev", "eth0"])
     cluster.held_by("alpha", "beta")
+
+
+def test_a_holder_whose_kernel_refuses_does_not_say_that_it_is_active(make_cluster) -> None:  # type: ignore[no-untyped-def]
+    """IPv6 is switched off on the holder's interface: the address is gone and cannot be set. The other takes over."""
+    cluster = make_cluster(addresses=["fd00::100/64"])
+    cluster.up()
+    subscriber = cluster.subscriber("event/#")
+    cluster.nodes["alpha"].run(["sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/eth0/disable_ipv6"])
+    cluster.held_by("beta")
+    subscriber.wait(lambda: "beta active" in subscriber.kinds())
+    assert "alpha restored" not in subscriber.kinds()
+    assert cluster.locum(cluster.client, "status").returncode == 0
+    cluster.never_two()
+
+
+def test_a_second_agent_of_the_same_node_does_not_start(cluster: Cluster) -> None:
+    cluster.up()
+    second = cluster.locum(cluster.nodes["alpha"], "run", "--node", "alpha")
+    assert second.returncode == 1 and "runs on this host already" in second.stderr
+    assert cluster.moves() == ["alpha"]

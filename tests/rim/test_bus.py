@@ -27,7 +27,7 @@ CONFIG = """
 cluster = "shop"
 brokers = ["mqtt://127.0.0.1:{port}"]
 [nodes.alpha]
-address = "127.0.0.1"
+address = "10.0.0.1"
 [services.web]
 addresses = ["10.0.0.100/24"]
 interface = "eth0"
@@ -71,7 +71,7 @@ class Node:
     def __init__(self, port: int) -> None:
         self.up = asyncio.Event()
         self.down = asyncio.Event()
-        self.heard: list[tuple[str, Message]] = []
+        self.heard: list[Message] = []
         self.new = asyncio.Event()
         self.numbers = 0
         will = NodeState(node="alpha", state="offline", reason="lost").model_dump_json().encode()
@@ -89,8 +89,8 @@ class Node:
         (self.up if up else self.down).set()
         (self.down if up else self.up).clear()
 
-    def _note(self, broker: int, kind: str, message: Message) -> bool:
-        self.heard.append((kind, message))
+    def _note(self, broker: int, message: Message, retained: bool) -> bool:
+        self.heard.append(message)
         self.new.set()
         return isinstance(message, Beat)
 
@@ -263,7 +263,7 @@ async def test_a_connection_that_is_dead_is_noticed_by_the_beats_that_do_not_ret
         node.new.clear()
         node.beat()
         async with asyncio.timeout(5):
-            while not any(kind == "beat" for kind, _ in node.heard):
+            while not any(isinstance(message, Beat) for message in node.heard):
                 node.new.clear()
                 await node.new.wait()
 

@@ -25,10 +25,10 @@ from typing import Any
 import pytest
 import uvloop
 
+from locum.aside import THREADS_MAX, aside
 from locum.hooks import Found, Hook, HookContext, HookResult, Phase, PhaseResult, find, look, problems, run_phase
 from locum.hooks import folder as folder_module
 from locum.hooks import runner as runner_module
-from locum.hooks.aside import THREADS_MAX, aside
 from locum.hooks.output import CUT_MARK, LINE_MAX_BYTES, LINES_MAX, Lines
 
 EXAMPLES = Path(__file__).parents[2] / "hooks" / "examples" / "macosx"
@@ -407,7 +407,7 @@ def test_hanging_threads_are_bounded(both: Bench) -> None:
 
     *hung, refused = both.do(hang())
     assert set(hung) == {"no answer within 0.01 s"}
-    assert refused == f"{THREADS_MAX} threads wait for a disk already"
+    assert refused == f"{THREADS_MAX} threads wait for a disk or a name server already"
     disk_answers.set()
     assert soon(lambda: not aside_threads())
     assert both.do(aside(lambda: "free again", timeout=1)) == "free again"

@@ -30,6 +30,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -150,6 +151,7 @@ class Kernel:
         self._closed = False
         # The thread's own:
         self._ends: dict[tuple[str, Interface], float] = {}  # what is held, and until when
+        self._sure: dict[tuple[str, Interface], float] = {}  # before which time it cannot have lapsed
         self._netlink: Any = None
         self._netlink_loop: asyncio.AbstractEventLoop | None = None
 
@@ -203,6 +205,12 @@ class Kernel:
         """Those of the addresses that the interface has now. Raises KernelError."""
         wanted = set(addresses)
         return await self._look(lambda: wanted & _present(look.index_of(interface)))
+
+    async def leftovers(self, interface: str, addresses: Sequence[Interface]) -> set[Interface]:
+        """What the interface has of these addresses now, with whatever prefix length. Raises KernelError."""
+        wanted = {address.ip for address in addresses}
+        found = await self._look(lambda: _present(look.index_of(interface)))
+        return {address for address in found if address.ip in wanted}
 
     async def link(self, interface: str) -> Link:
         """The interface as it is now. Raises KernelError."""
@@ -337,14 +345,20 @@ class Kernel:
             after = self._clock()
             if after >= until:
                 return self._late(interface, index, address)
+            if prolong and after >= self._sure.get((interface, address), inf):
+                # A pause after the look above: it may have lapsed meanwhile, and this call have added it anew.
+                self._late(interface, index, address)
+                return AddressOutcome(address, State.GONE, note="it may have lapsed while the process slept; deleted")
             if after + seconds + SLACK_SECONDS <= until:
                 self._ends[interface, address] = until
+                self._sure[interface, address] = before + seconds
                 return AddressOutcome(address, State.HELD, seconds)
             # The call took so long that the kernel may count past the end: again, with less.
         return self._late(interface, index, address)
 
     def _late(self, interface: str, index: int, address: Interface) -> AddressOutcome:
         self._ends.pop((interface, address), None)
+        self._sure.pop((interface, address), None)
         error = self._delete(address, index)
         if error is not None and error.errno not in (errno.EADDRNOTAVAIL, errno.ENODEV):
             return AddressOutcome(address, State.ERROR, note=_line(interface, address, error))
@@ -355,6 +369,7 @@ class Kernel:
 
     def _remove(self, interface: str, address: Interface) -> AddressOutcome:
         self._ends.pop((interface, address), None)
+        self._sure.pop((interface, address), None)
         index = look.index_of(interface)
         error = self._delete(address, index) if index is not None else None
         if index is None or (error is not None and error.errno == errno.ENODEV):

@@ -51,6 +51,6 @@ def _interface(name: str) -> list[str]:
 
 
 async def _brokers(config: Config) -> list[str]:
-    """Connects, subscribes, and hears something of its own: a broker that does less is of no use."""
+    """Connects to every broker and subscribes."""
     async with listening(config, [f"locum/{config.cluster}/beat/+"]) as listener:
         return unreachable(listener)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import aiomqtt
 
-from locum.bus import client, decode
+from locum.bus import LIVE_ONLY, address_of, client, decode
 from locum.config import Config
 from locum.messages import Message, Topics
 
@@ -31,12 +31,13 @@ class Listener:
         return list(self._clients)
 
     async def next(self, until: float) -> tuple[str, Message] | None:
-        """The next message with its kind of topic; None when the loop's time is `until`."""
-        try:
-            async with asyncio.timeout_at(until):
-                return await self._heard.get()
-        except TimeoutError:
-            return None
+        """The next message with its kind of topic; None when the loop's time is `until`, or no broker is left."""
+        loop = asyncio.get_running_loop()
+        while (left := until - loop.time()) > 0 and (self._clients or not self._heard.empty()):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(left, 0.25)):
+                    return await self._heard.get()
+        return None
 
     async def publish(self, topic: str, payload: bytes) -> None:
         """To every broker that was reached. Raises MqttError if none of them takes it."""
@@ -51,7 +52,7 @@ class Listener:
         try:
             async for message in broker.messages:
                 parsed = self.topics.parse(str(message.topic))
-                if parsed is None:
+                if parsed is None or (message.retain and parsed[0] in LIVE_ONLY):
                     continue
                 with contextlib.suppress(ValueError, asyncio.QueueFull):
                     model = decode(*parsed, message.payload)
@@ -69,11 +70,11 @@ async def listening(config: Config, topics: Sequence[str]) -> AsyncIterator[List
     async with contextlib.AsyncExitStack() as stack:
 
         async def connect(url: str) -> None:
-            broker = client(url, None, patience=CONNECT_SECONDS)
             try:
+                broker = client(await address_of(url, CONNECT_SECONDS), None, patience=CONNECT_SECONDS)
                 await stack.enter_async_context(broker)
                 await broker.subscribe([(topic, 1) for topic in topics])
-            except (aiomqtt.MqttError, OSError) as error:
+            except (aiomqtt.MqttError, OSError, ValueError) as error:
                 listener.failed[url] = str(error) or type(error).__name__
             else:
                 listener._clients[url] = broker

@@ -1,5 +1,7 @@
 """`locum run`: the agent in the foreground."""
 
+import logging
+import socket
 import sys
 
 import uvloop
@@ -20,6 +22,17 @@ def run(config: Config, node: str, verbose: bool = False) -> int:
     if missing:
         print(f"locum run {missing}", file=sys.stderr)
         return 1
-    log.start(verbose)
-    uvloop.run(Agent(config, node).run())
+    with socket.socket(socket.AF_UNIX) as only_one:
+        try:
+            # An abstract name (unix(7)): gone with the process, and one for each network namespace.
+            only_one.bind(f"\0locum/{config.cluster}/{node}")
+        except OSError:
+            print(f"{node} of cluster {config.cluster} runs on this host already", file=sys.stderr)
+            return 1
+        log.start(verbose)
+        try:
+            uvloop.run(Agent(config, node).run())
+        except Exception:
+            logging.getLogger("locum").critical("the agent ends, by a fault of its own", exc_info=True)
+            return 1
     return 0

@@ -5,9 +5,9 @@ import json
 import sys
 from typing import Any
 
-from locum.commands.listener import listening, unreachable
+from locum.commands.listener import listening
 from locum.config import Config
-from locum.messages import HOLDING, Beat, Role
+from locum.messages import HOLDING, Beat, Role, Standing
 
 BEATS_HEARD = 2.5
 """For how many intervals it listens, if a node is silent; it ends as soon as all nodes were heard."""
@@ -15,13 +15,16 @@ BEATS_HEARD = 2.5
 
 def status(config: Config, as_json: bool = False) -> int:
     """0 if every service has exactly one active holder, else 1."""
-    beats, problems, reached = asyncio.run(_hear(config))
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    if not reached:
+    beats, brokers = asyncio.run(_hear(config))
+    for url, why in brokers.items():
+        if why:
+            print(f"broker {url}: {why}", file=sys.stderr)
+    if all(brokers.values()):
         print("no broker can be reached: who holds what cannot be known", file=sys.stderr)
         return 1
-    picture = describe(config, beats)
+    picture = describe(config, beats) | {"brokers": {url: why or "ok" for url, why in brokers.items()}}
+    if sum(not why for why in brokers.values()) <= len(brokers) // 2:
+        print("no majority of the brokers can be reached from here", file=sys.stderr)
     if as_json:
         print(json.dumps(picture, indent=2))
     else:
@@ -29,7 +32,8 @@ def status(config: Config, as_json: bool = False) -> int:
     return 0 if all(service["state"] == "active" for service in picture["services"].values()) else 1
 
 
-async def _hear(config: Config) -> tuple[dict[str, Beat], list[str], bool]:
+async def _hear(config: Config) -> tuple[dict[str, Beat], dict[str, str]]:
+    """The newest beat of each node that is heard, and what is wrong with each broker (empty: nothing)."""
     beats: dict[str, Beat] = {}
     async with listening(config, [f"locum/{config.cluster}/beat/+"]) as listener:
         if listener.reached:
@@ -43,7 +47,7 @@ async def _hear(config: Config) -> tuple[dict[str, Beat], list[str], bool]:
                     last = beats.get(beat.node)
                     if last is None or last.boot != beat.boot or last.seq < beat.seq:
                         beats[beat.node] = beat
-        return beats, unreachable(listener), bool(listener.reached)
+        return beats, {url: listener.failed.get(url, "") for url in config.brokers}
 
 
 def describe(config: Config, beats: dict[str, Beat]) -> dict[str, Any]:
@@ -58,12 +62,12 @@ def describe(config: Config, beats: dict[str, Beat]) -> dict[str, Any]:
         )
         holder = holding[0] if holding else None
         services[name] = {
-            "state": standings[holder].role.value if holder else "no holder heard",
+            "state": _state(standings, holding),
             "holder": holder,
             "epoch": standings[holder].epoch if holder else None,
             "also": holding[1:],
             "addresses": [str(address) for address in service.addresses],
-            "roles": {node: standings[node].role.value if node in standings else "not heard" for node in service.nodes},
+            "roles": {node: _role(standings.get(node)) for node in service.nodes},
         }
     nodes = {
         node: {"heard": node in beats, "same_configuration": beats[node].config == config.digest()}
@@ -72,6 +76,20 @@ def describe(config: Config, beats: dict[str, Beat]) -> dict[str, Any]:
         for node in config.nodes
     }
     return {"cluster": config.cluster, "services": services, "nodes": nodes}
+
+
+def _state(standings: dict[str, Standing], holding: list[str]) -> str:
+    """`active` only where one node alone says so."""
+    if not holding:
+        return "no holder heard"
+    return standings[holding[0]].role.value if len(holding) == 1 else "held by several"
+
+
+def _role(standing: Standing | None) -> str:
+    if standing is None:
+        return "not heard"
+    not_ready = standing.role is Role.STANDBY and not standing.ready
+    return f"{standing.role.value} (not ready)" if not_ready else standing.role.value
 
 
 def _services(beats: dict[str, Beat], node: str) -> Any:
@@ -97,7 +115,7 @@ def _show(picture: dict[str, Any]) -> None:
             "\n".join(service["addresses"]),
             others,
         )
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     console.print(table)
     for name, service in picture["services"].items():
         for other in service["also"]:

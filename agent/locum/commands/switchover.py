@@ -2,6 +2,7 @@
 
 import asyncio
 import getpass
+import os
 import socket
 import sys
 
@@ -46,11 +47,17 @@ async def _switch(config: Config, service: str, to: str | None, seconds: float) 
             return "no node is heard that holds it"
         if holder == to:
             return f"{holder} holds it already"
-        command = Command(
-            id=unique(), command="switchover", service=service, to=to, by=f"{getpass.getuser()}@{socket.gethostname()}"
-        )
+        command = Command(id=unique(), command="switchover", service=service, to=to, by=_who())
         await listener.publish(listener.topics.command(service), command.model_dump_json().encode())
         return await _outcome(listener, command, holder, standing.epoch, loop.time() + seconds)
+
+
+def _who() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a uid without a name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"[:128]
 
 
 async def _find_holder(listener: Listener, service: str, until: float) -> tuple[str, Standing | None]:
@@ -87,4 +94,6 @@ async def _outcome(listener: Listener, command: Command, holder: str, epoch: int
                 print(f"{command.service} is on {message.node}")
                 return ""
             return f"{message.node} has taken it"
+    if not listener.reached:
+        return f"the brokers are lost: {'; '.join(unreachable(listener))}"
     return f"no outcome in time; `locum status` tells where {command.service} is"

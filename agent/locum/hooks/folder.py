@@ -24,7 +24,7 @@ from enum import StrEnum
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
-from locum.hooks.aside import aside
+from locum.aside import aside
 from locum.hooks.context import Phase
 from locum.hooks.startable import trouble
 from locum.hooks.text import one_line

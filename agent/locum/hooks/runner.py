@@ -22,8 +22,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from locum.aside import aside
 from locum.clock import now
-from locum.hooks.aside import aside
 from locum.hooks.context import HookContext, Phase
 from locum.hooks.folder import Hook, Kind
 from locum.hooks.guard import Guard, ready

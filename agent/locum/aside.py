@@ -1,4 +1,4 @@
-"""Work that may wait for a disk, done in a thread: a dying disk or a dead file server must not stop the beats.
+"""Work that may wait for a disk or a name server, done in a thread: neither must stop the beats.
 
 A thread cannot be cancelled, so it is a daemon (the agent can exit while it hangs) and there are never more than
 THREADS_MAX of them.
@@ -20,7 +20,7 @@ _free = threading.BoundedSemaphore(THREADS_MAX)
 async def aside(work: Callable[[], T], *, timeout: float) -> T:
     """What `work()` returns or raises. TimeoutError if it takes longer than `timeout` seconds or no thread is free."""
     if not _free.acquire(blocking=False):
-        raise TimeoutError(f"{THREADS_MAX} threads wait for a disk already")
+        raise TimeoutError(f"{THREADS_MAX} threads wait for a disk or a name server already")
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
