@@ -29,9 +29,12 @@ install: $(VENV)/.dev
 demo: $(VENV)/.broker
 	@$(BIN)/locum demo $(ARGS)
 
+# Two runs: the simulation wants both cores for itself, the others wait for timers most of the time. Status 5: none was
+# selected by ARGS.
 test: $(VENV)/.dev
 	@scripts/test-packages
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 3 --dist worksteal --ignore tests/sim $(ARGS) || [ $$? -eq 5 ]
+	$(BIN)/pytest tests/sim $(ARGS) || [ $$? -eq 5 ]
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

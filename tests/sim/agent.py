@@ -58,7 +58,7 @@ class Agent:
         self.host = host
         self.world = world
         self.name = host.name
-        self.boot = f"{host.name}/{host.lives:x}"
+        self.boot = f"{host.name}/{host.index:x}{host.lives:04x}"
         self.rng = Random(f"{world.plan.seed}/agent/{host.index}/{host.lives}")
         self.core = world.rules.coordinator(
             config_of(shape.nodes, shape.brokers, shape.services, shape),

@@ -208,8 +208,19 @@ class Broker:
             event = CommandHeard(message)
         else:
             event = BeatHeard(self.index, message)
+        if not self.world.rules.total_order:
+            self._disorder(event)
+            return
         for conn in self.subscribers:
             conn.answer(conn.agent.arrived, event)
+
+    def _disorder(self, event: Input) -> None:
+        """Each subscriber gets some messages after what came later."""
+        for conn in self.subscribers:
+            if self.rng.random() < 0.7:
+                conn.answer(conn.agent.arrived, event)
+            else:
+                self.world.at(self.world.t + self.rng.random() * 0.2, conn.agent.arrived, conn, event)
 
     # -- what befalls it ----------------------------------------------------------------------------------------------
 

@@ -60,7 +60,7 @@ def draw_kinds(rng: Random) -> dict[str, float]:
 
 
 def draw_round(rng: Random, shape: Shape, kinds: dict[str, float]) -> list[Fault]:
-    """The faults of one round, in their order."""
+    """The faults of one round, in their order. A kind may name how it is done, as in "trap:present"."""
     window = shape.timing.window
     names, weights = list(kinds), list(kinds.values())
     gap = window * rng.choice((0.4, 0.8, 1.6, 3.0))
@@ -78,6 +78,7 @@ def _draw(rng: Random, shape: Shape, at: float, kind: str) -> Fault:
     node = rng.choice((HOLDER, HOLDER, OTHER, rng.randrange(shape.nodes)))
     broker = ALL if rng.random() < (0.3 if shape.brokers > 1 else 1.0) else rng.randrange(shape.brokers)
     seconds = draw_seconds(rng, shape)
+    kind, _, wanted = kind.partition(":")
     after = rng.choice(("", "", "claiming", "acquiring", "active", "releasing", "standby"))
     how = ""
     match kind:
@@ -112,7 +113,7 @@ def _draw(rng: Random, shape: Shape, at: float, kind: str) -> Fault:
             how = str(rng.randrange(shape.services))
         case "netlink":
             how = rng.choice(("slow", "fails"))
-    return Fault(round(at, 4), kind, node, broker, round(seconds, 4), how, after)
+    return Fault(round(at, 4), kind, node, broker, round(seconds, 4), wanted or how, after)
 
 
 def draw_seconds(rng: Random, shape: Shape) -> float:

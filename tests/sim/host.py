@@ -16,6 +16,8 @@ from tests.sim.shape import HOOK_TIMEOUT, node_name
 if TYPE_CHECKING:
     from tests.sim.world import World
 
+TWIN_SECONDS = 20.0
+"""After which the second machine of one name is switched on."""
 EPOCH_START = 1_700_000_000
 """The wall clock at the beginning of every world."""
 
@@ -26,7 +28,7 @@ class Host:
     def __init__(self, world: World, index: int) -> None:
         self.world = world
         self.index = index
-        self.name = node_name(index)
+        self.name = node_name(0 if index == 1 and not world.rules.own_names else index)
         self.rng = Random(f"{world.plan.seed}/host/{index}")
         self.coin_rng = Random(f"{world.plan.seed}/coin/{index}")
         self.rate = world.shape.rates[index % len(world.shape.rates)]
@@ -41,7 +43,7 @@ class Host:
         self.carrier = True
         self.lives = 0
         self.agent: Agent | None = None
-        self.start_at = 0.0
+        self.start_at = 0.0 if world.rules.own_names or index != 1 else TWIN_SECONDS
         """When the agent is to be started; meanwhile nobody else starts it."""
         # What is wrong with it now, and until when.
         self.trap = ""

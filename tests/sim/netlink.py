@@ -28,7 +28,7 @@ Answer = Callable[[str], None]
 class Job:
     """One request: to set an address until a time, or (until infinity) to remove it."""
 
-    __slots__ = ("answer", "begun", "left", "only_if_present", "remove", "service", "tries", "until")
+    __slots__ = ("answer", "begun", "left", "only_if_present", "remove", "service", "sure_until", "tries", "until")
 
     def __init__(self, service: str, until: float, only_if_present: bool, answer: Answer | None) -> None:
         self.service = service
@@ -39,6 +39,8 @@ class Job:
         self.left = False
         self.begun = False
         self.tries = 0
+        self.sure_until = inf
+        """What is only to be prolonged is there at least until then, as the kernel said when it was looked at."""
 
 
 class Netlink:
@@ -130,6 +132,8 @@ class Netlink:
         if not host.exists or (job.only_if_present and job.service not in kernel.has):
             self._over(job, GONE if job.only_if_present else ERROR)
             return
+        if job.only_if_present:
+            job.sure_until = host.now() + kernel.has[job.service].valid(self.world.t) * host.rate
         if host.trap == "present":
             agent.sprung()
         self._set(job)
@@ -161,7 +165,7 @@ class Netlink:
         if agent.dead and host.agent is not None:
             return  # a process is not dead before its call has ended: its next life began after that
         if self.world.t >= host.netlink_fails_until and host.exists and not host.asleep:
-            late = host.now() + seconds + SLACK_SECONDS > job.until
+            late = host.now() + seconds + SLACK_SECONDS > job.until or host.now() >= job.sure_until
             host.kernel.set(job.service, seconds, "a pause before the call" if late else "")
         if host.trap == "called":
             agent.sprung()
@@ -174,6 +178,8 @@ class Netlink:
         after = host.now()
         if self.rules.look_after and after >= job.until:
             self._late(job)
+        elif self.rules.sure and after >= job.sure_until:
+            self._late(job, GONE)
         elif self.world.t < host.netlink_fails_until:
             self._over(job, ERROR)
         elif after + seconds + SLACK_SECONDS <= job.until or not self.rules.look_after or seconds < 0:
@@ -183,12 +189,12 @@ class Netlink:
         else:
             self._late(job)
 
-    def _late(self, job: Job) -> None:
+    def _late(self, job: Job, how: str = LATE) -> None:
         if self.world.t < self.host.netlink_fails_until:
             self._over(job, ERROR)
         else:
             self.host.kernel.remove(job.service, "late")
-            self._over(job, LATE)
+            self._over(job, how)
 
     def _removed(self, job: Job, _: object) -> None:
         if self.agent.stands(self._removed, job):

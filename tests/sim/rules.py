@@ -15,6 +15,7 @@ from locum.coordinator import LETTING_GO, RELEASE, Coordinator, Duty, On
 from locum.lease import Lease, View
 from locum.messages import Beat, Role, Standing
 from locum.ports import Input, Probed
+from tests.sim.faults import HOLDER, Fault
 from tests.sim.shape import Shape
 
 
@@ -27,10 +28,18 @@ class Rules:
     """Addresses are set with a lifetime."""
     only_if_present: bool = True
     """Without a confirmed lease, an address that is gone is not added."""
+    sure: bool = True
+    """An address that may have lapsed between the look whether it is there and the call is deleted."""
     look_before: bool = True
     """The lifetime is counted from a look at the clock right before the call."""
     look_after: bool = True
     """The clock is looked at again straight after the call."""
+    total_order: bool = True
+    """A broker hands every subscriber the same messages in the same order."""
+    only_addresses: bool = False
+    """Of what the referee sees, only two hosts with an address end a world; the rest is counted."""
+    own_names: bool = True
+    """No two machines run as the same node; else the second has the first's name."""
 
 
 STOCK = Rules()
@@ -44,6 +53,8 @@ class Broken:
     rules: Rules
     kinds: dict[str, float]
     shape: dict[str, Any] = field(default_factory=dict)
+    schedule: tuple[Fault, ...] = ()
+    """Where the kinds are left to chance too seldom: the faults themselves."""
     covered: str = ""
     """Where its absence cannot be seen: what else keeps to the promise."""
 
@@ -331,6 +342,11 @@ THREE = {**STRICT, "nodes": 3}
 MANY = {**STRICT, "brokers": 3}
 HOLD = {"holds": True, "split": False, "gateway": False}
 ALONE = {"holds": True, "split": True, "gateway": True}
+REVIVAL = (
+    Fault(20.0, "cut", HOLDER, seconds=40.0, how="both"),
+    Fault(32.0, "trap", HOLDER, seconds=4.6, how="present"),
+)
+"""A holder without a bus stands still between two looks, for longer than its address lasts."""
 
 RULES = (
     Broken("1 register: a lower epoch is stale", Rules(leases(LowerToo)), RACES, THREE,
@@ -339,7 +355,7 @@ RULES = (
            covered="Rule 2: of two claims with one epoch the second has heard the first."),
     Broken("2 quiet: our subscription is older than the window", Rules(leases(OldEars)), CRASHES, STRICT),
     Broken("2 quiet: the window is longer than the lease", Rules(leases(ShortWindow)), CRASHES, STRICT),
-    Broken("2 quiet: claims count like beats", Rules(ClaimsDoNotCount), RACES, THREE),
+    Broken("2 quiet: claims count like beats", Rules(ClaimsDoNotCount), CROWDS, THREE),
     Broken("2 quiet: a release clears only its own entry", Rules(leases(ReleaseClearsAll)), RACES, THREE),
     Broken("2 quiet: our own beats come back", Rules(leases(HearsTheDead)), CRASHES, STRICT,
            covered="Rule 4: such a claim is granted only when it comes back, and with it all that was said before. The "
@@ -349,7 +365,7 @@ RULES = (
     Broken("3 claim: a majority of brokers", Rules(leases(AnyBroker)), CRASHES, MANY),
     Broken("3 claim: the wire is silent", Rules(DeafToWire), BUS, HOLD),
     Broken("4 grant: quiet is judged again", Rules(leases(GrantsUnseen)), CROWDS, THREE),
-    Broken("4 grant: the register is the claimant's", Rules(leases(GrantsToAll)), RACES, THREE),
+    Broken("4 grant: the register is the claimant's", Rules(leases(GrantsToAll)), CROWDS, THREE),
     Broken("4 grant: within a bounded time", Rules(PatientCoordinator), RACES, MANY),
     Broken("4 grant: the wire is asked again", Rules(DeafAtGrant), BUS, HOLD,
            covered="The silence before the claim. Asking twice makes a frame that was lost by chance matter less."),
@@ -364,13 +380,16 @@ RULES = (
     Broken("kernel: a look again after the call", Rules(look_after=False), {"trap": 10.0, "netlink": 10}, STRICT),
     Broken("hold: only if the kernel still has it", Rules(only_if_present=False),
            {"wipe": 8.0, "stall": 10, "netlink": 8, "trap": 8, "pause": 8}, HOLD),
+    Broken("hold: what may have lapsed since the look is deleted", Rules(sure=False),
+           {}, {**HOLD, "nodes": 2, "brokers": 1, "beat": 2.0, "lease": 6.0, "chaos": 60.0}, schedule=REVIVAL),
     Broken("doubt: who was stopped does not trust its ears", Rules(NeverDoubts), {**RACES, "pause": 20.0}, STRICT,
            covered="Rule 4: what waited in the socket is heard before the claim comes back. Doubt spares a living "
                    "holder a claim that would make it let go."),
     Broken("wire: waived only after a release that is the last", Rules(leases(OldReleases)),
            {**CRASHES, "command": 10.0}, {**HOLD, "nodes": 3, "brokers": 1}),
     Broken("wire: waived only after a release of a good lease", Rules(AlwaysClean),
-           {**CRASHES, "command": 10.0}, {**HOLD, "nodes": 3, "brokers": 1}),
+           {**CRASHES, "command": 10.0}, {**HOLD, "nodes": 3, "brokers": 1},
+           covered="The rule above: between a lease's end and its late release lies another's claim, or a silence."),
     Broken("doubles and late copies are ignored", Rules(TrustsOldOrder), {**RACES, "dup": 20.0}, STRICT),
 )  # fmt: skip
 

@@ -62,7 +62,16 @@ class Shape:
         return 1.5 * max(2.0, float(-(-self.lease // 1)))
 
     def bound(self) -> float:
-        """Seconds from the end of all trouble until every service must be held. See `invariants.py`."""
+        """Seconds from the end of all trouble until every service must be held, as the sum of what may come first.
+
+        1. A hook that hangs is ended at its timeout, the rest of its release runs, and an agent that was stopping ends.
+        2. A dead connection is noticed (own beats missing for a lease and a beat, looked at once a beat), rested from,
+           and made anew, where the first attempt may have begun in the trouble and has to time out.
+        3. What a node waits of its own accord: to give way to a successor (two windows), or after a takeover that a
+           hook refused (retry_most). Then quiet: a window. Addresses of dead agents lapse within it.
+        4. Claims that get into each other's way, each with its time, its turn, and the probes before it.
+        5. The hooks of the takeover, and the call that sets the address.
+        """
         timing = self.timing
         ends = HOOK_TIMEOUT + 6 * self.hooks + 1.0
         bus = timing.lease + 3 * timing.beat + 0.25 + 2 * self.patience

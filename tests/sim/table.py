@@ -54,7 +54,10 @@ def try_rule(number: int) -> Row:
 def plan_of(broken: Broken, number: int) -> Plan:
     """The world of that number for a rule."""
     seed = SEED + number
-    return draw_plan(seed, broken.kinds, shape_of(broken, draw_shape(Random(f"plan/{seed}"))))
+    shape = shape_of(broken, draw_shape(Random(f"plan/{seed}")))
+    if broken.schedule:
+        return Plan(seed, shape, (broken.schedule,))
+    return draw_plan(seed, broken.kinds, shape)
 
 
 def rows(processes: int) -> Iterator[Row]:

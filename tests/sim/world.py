@@ -56,6 +56,8 @@ class Outcome:
     failure: str
     excused: dict[str, int]
     takeovers: int
+    taken_by: list[int]
+    """How many takeovers each host began."""
     faults: int
     settled_most: float
     """The longest time from the end of trouble until all was held."""
@@ -101,7 +103,7 @@ class World:
         failure = ""
         try:
             for host in self.hosts:
-                self.at(host.rng.random() * self.shape.beat, host.start)
+                self.at(max(host.start_at, host.rng.random() * self.shape.beat), host.start)
             self._next_round()
             heap, pop = self._heap, heappop
             while not self.over:
@@ -116,7 +118,16 @@ class World:
             self.tell(f"FAILED: {failure}")
         share = self.settled_most / self.shape.bound()
         referee = self.referee
-        return Outcome(self.t, failure, referee.excused, referee.takeovers, self.trouble.done, self.settled_most, share)
+        return Outcome(
+            self.t,
+            failure,
+            referee.excused,
+            referee.takeovers,
+            referee.taken_by,
+            self.trouble.done,
+            self.settled_most,
+            share,
+        )
 
     # -- rounds --------------------------------------------------------------------------------------------------------
 
