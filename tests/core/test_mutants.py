@@ -3,6 +3,7 @@
 See docs/mutants.md for how the changes are made, and for those that no test can tell from the original.
 """
 
+from itertools import pairwise
 from math import inf
 
 import pytest
@@ -10,11 +11,11 @@ import pytest
 from locum import ports
 from locum.config import parse
 from locum.lease import HEARD_MOST, Lease
-from locum.messages import Command, NodeState, Role, ServiceState
+from locum.messages import Beat, Command, NodeState, Role, ServiceState
 from locum.ports import Step
 from locum.timing import Timing
 from tests.core.story import Story
-from tests.core.test_coordinator import Rim, acquiring, active, claiming, releasing, standby, started
+from tests.core.test_coordinator import Rim, acquiring, active, claiming, config, releasing, standby, started
 from tests.core.test_lease import TIMING, A, B, W, claim, listening, quiet_at, released
 
 # -- timing -------------------------------------------------------------------------------------------------------
@@ -558,3 +559,343 @@ def test_it_is_handed_back_to_the_most_preferred_of_those_that_live() -> None:
     (who, data), *more = told_of(story, "releasing")
     assert (who, data["reason"], data["peer"], more) == ("gamma", "failback", "beta", [])
     assert [who for who, _ in told_of(story, "active")] == ["gamma", "beta"]
+
+
+def test_a_prerel_that_refuses_a_failback_is_asked_again_later() -> None:
+    story = play(
+        "cluster nodes=alpha,beta failback=auto failback_delay=3s",
+        "start beta",
+        "run 5s",
+        "hooks beta PreRel fails",
+        "start alpha",
+        "run 30s",
+        "hooks beta PreRel ok",
+        "run 30s",
+        "status",
+    )
+    assert story.lines[:2] == ["beta: web standby", "alpha: web active, has 10.0.0.100/24"]
+    assert 2 <= len(told_of(story, "refused")) <= 10
+
+
+# -- the coordinator: takeovers -----------------------------------------------------------------------------------
+
+
+def test_a_takeover_from_its_first_step_to_its_last() -> None:
+    rim = started()
+    while rim.role is not Role.ACTIVE:
+        rim.live(0.02)
+    epoch = rim.duty.lease.epoch
+    runs = [one for one in rim.out if isinstance(one, ports.Run)]
+    assert [one.step for one in runs] == [Step.TEST, Step.PRE_ACQ, Step.TAKE, Step.POST_ACQ]
+    assert {(one.service, one.epoch, one.peer, one.reason) for one in runs} == {("web", epoch, "", "start")}
+    assert [one.until for one in runs if one.step is not Step.TAKE] == [0.0, 0.0, 0.0]
+    claimed = next(one for one in rim.out if isinstance(one, ports.SendBeat) and one.beat.services["web"].epoch)
+    assert claimed.beat.services["web"].role is Role.CLAIMING
+    taken = {"epoch": epoch, "addresses": ["10.0.0.100/24"]}
+    assert events(rim, "taken") == [ports.Emit("web", "taken", taken)]
+    begun = {"from": "standby", "to": "claiming", "epoch": epoch, "reason": "start"}
+    assert events(rim)[0] == ports.Emit("web", "claiming", begun)
+    rim.out.clear()
+    ask(rim, "beta")
+    rim.feed(ports.Stop())
+    rim.live(0.2)
+    assert events(rim, "dropped") == [ports.Emit("web", "dropped", taken)]
+
+
+def test_the_kernel_keeps_the_address_until_the_margin_before_another_may_have_it() -> None:
+    """From the send time of what the lease rests on: a window less the margin."""
+    rim = acquiring()
+    taken = None
+    while taken is None:
+        rim.feed(ports.Tick(), 0.005)
+        rim.answer()
+        taken = next((one for one in rim.out if isinstance(one, ports.Run) and one.step is Step.TAKE), None)
+    assert taken.until == pytest.approx(rim.duty.lease.ends_at() - TIMING.lease + W - TIMING.margin)
+    rim.live(2.0)
+    held = [one for one in rim.out if isinstance(one, ports.Hold)][-1]
+    assert held.until == pytest.approx(rim.duty.lease.ends_at() - TIMING.lease + W - TIMING.margin)
+
+
+def test_the_neighbours_are_told_at_once_and_again_and_again() -> None:
+    rim = started()
+    took = None
+    told = []
+    while took is None or rim.now < took + 12.0:
+        before = len(rim.out)
+        rim.live(0.02)
+        if took is None and events(rim, "taken"):
+            took = rim.now
+        told += [rim.now for one in rim.out[before:] if isinstance(one, ports.Announce)]
+        assert None not in rim.out
+    assert took is not None
+    assert [at - took for at in told] == pytest.approx([0.0, 0.02, 0.1, 0.5, 2.0, 5.0, 10.0], abs=0.05)
+
+
+def test_a_takeover_that_is_lost_in_a_hook_ends_the_hook_and_its_late_end_counts_for_nothing() -> None:
+    rim = acquiring()
+    run = next(one for one in rim.asked if isinstance(one, ports.Run))
+    rim.out.clear()
+    rim.hear(Role.ACTIVE, rim.duty.lease.epoch + 1)
+    assert rim.out[0] == ports.Abort("web")
+    drop = next(one for one in rim.out if isinstance(one, ports.Run))
+    assert (drop.step, drop.number > run.number) == (Step.DROP, True)
+    rim.feed(ports.StepDone("web", run.number, True))
+    assert [one.step for one in rim.out if isinstance(one, ports.Run)] == [Step.DROP]
+    fails(rim)
+    assert rim.role is Role.STANDBY
+    last = [one.beat.services["web"] for one in rim.out if isinstance(one, ports.SendBeat)][-1]
+    assert not last.clean
+
+
+def test_who_is_deposed_does_not_vouch_for_the_address() -> None:
+    """It has removed the address; but that its lease had some time left says nothing about who came after it."""
+    rim = active()
+    rim.hear(Role.ACTIVE, rim.duty.lease.epoch + 1)
+    rim.live(0.5)
+    assert rim.role is Role.STANDBY
+    last = [one.beat.services["web"] for one in rim.out if isinstance(one, ports.SendBeat)][-1]
+    assert (last.clean, last.reason) == (False, "")
+
+
+def test_a_service_whose_link_was_down_is_taken_again() -> None:
+    rim = active()
+    rim.out.clear()
+    rim.feed(ports.LinkChanged("eth0", False))
+    rim.live(1.0)
+    assert rim.role in (Role.STANDBY, Role.FAULT)
+    rim.feed(ports.LinkChanged("eth0", True))
+    rim.live(6.0)
+    assert rim.role is Role.ACTIVE
+    told = events(rim, "claiming")[0].data
+    assert (told["reason"], "peer" in told) == ("failover", False)
+
+
+def test_an_address_that_cannot_be_removed_is_tried_again_until_the_kernel_must_have_let_it_go() -> None:
+    rim = releasing()
+    until = [one for one in rim.out if isinstance(one, ports.Hold)][-1].until
+    epoch = rim.duty.lease.epoch
+    rim.out.clear()
+    dropping = None
+    while rim.role is Role.RELEASING:
+        rim.feed(ports.Tick(), 0.01)
+        for one in [one for one in rim.asked if isinstance(one, ports.Run)]:
+            rim.asked.remove(one)
+            dropping = dropping or (rim.now if one.step is Step.DROP else None)
+            rim.feed(ports.StepDone("web", one.number, one.step is not Step.DROP, "Device or resource busy"))
+    assert dropping is not None
+    assert rim.now == pytest.approx(until + TIMING.guard, abs=0.25)
+    failed = events(rim, "failed")
+    assert failed[0].data == {"step": "drop", "epoch": epoch, "why": "Device or resource busy"}
+    assert len(failed) == pytest.approx((rim.now - dropping) / 0.2, abs=2)
+
+
+def test_a_hook_that_fails_is_told_of() -> None:
+    rim = acquiring()
+    epoch = rim.duty.lease.epoch
+    fails(rim, Step.PRE_ACQ)
+    failed = {"step": "PreAcq", "epoch": epoch, "why": "exit status 1"}
+    assert events(rim, "failed") == [ports.Emit("web", "failed", failed)]
+    told = {"from": "acquiring", "to": "releasing", "epoch": epoch, "reason": "failed", "why": "exit status 1"}
+    assert events(rim, "releasing") == [ports.Emit("web", "releasing", told)]
+
+
+def test_a_test_that_declines_a_takeover_is_told_of() -> None:
+    rim = acquiring()
+    epoch = rim.duty.lease.epoch
+    rim.out.clear()
+    declined = rim.now
+    fails(rim, Step.TEST, span=0.1)
+    refused = {"step": "Test", "way": "acquire", "epoch": epoch, "why": "exit status 1"}
+    told = {"from": "acquiring", "to": "standby", "epoch": epoch, "reason": "test"}
+    assert events(rim) == [ports.Emit("web", "refused", refused), ports.Emit("web", "standby", told)]
+    while rim.role is Role.STANDBY:
+        rim.live(0.02)
+    assert 5.0 <= rim.now - declined <= 5.3, "the first pause"
+
+
+def test_an_address_that_was_set_again_is_told_of() -> None:
+    story = play("cluster nodes=alpha,beta", "start alpha beta", "run 20s", "delete alpha web", "run 2s")
+    assert told_of(story, "restored") == [("alpha", {"epoch": 26, "why": "10.0.0.100/24 is gone"})]
+
+
+def test_pauses_after_refused_takeovers_double_up_to_a_minute() -> None:
+    rim = acquiring()
+    declined: list[float] = []
+    while len(declined) < 6:
+        before = len(events(rim, "refused"))
+        fails(rim, Step.TEST, span=0.02)
+        if len(events(rim, "refused")) > before:
+            declined.append(rim.now)
+    assert [later - earlier for earlier, later in pairwise(declined)] == pytest.approx([5, 10, 20, 40, 60], abs=0.4)
+
+
+# -- the coordinator: the second opinion --------------------------------------------------------------------------
+
+
+def test_one_echo_at_a_time_is_asked_for() -> None:
+    rim = active()
+    rim.feed(ports.BrokerDown(0))
+    rim.out.clear()
+
+    def asked() -> int:
+        return sum(isinstance(one, ports.AskEcho) for one in rim.out)
+
+    def wait(span: float) -> None:
+        until = rim.now + span
+        while rim.now < until:
+            rim.feed(ports.Tick(), 0.01)
+
+    while not asked():
+        wait(0.01)
+    wait(1.0)
+    assert asked() == 1, "one is on its way"
+    rim.feed(ports.Echoed(rim.now, "10.0.0.2"))
+    assert asked() == 2, "it came, and a beat's time has passed"
+    assert rim.role is Role.ACTIVE
+
+
+def test_a_holder_tells_that_it_holds_without_the_brokers_and_that_they_are_back() -> None:
+    rim = active()
+    epoch = rim.duty.lease.epoch
+    rim.feed(ports.BrokerDown(0))
+    rim.out.clear()
+    asked = []
+    for _ in range(250):
+        before = len(rim.out)
+        rim.feed(ports.Tick(), 0.02)
+        asked += [rim.now for one in rim.out[before:] if isinstance(one, ports.AskEcho)]
+        rim.answer()
+    assert all(later - earlier == pytest.approx(0.5, abs=0.03) for earlier, later in pairwise(asked))
+    rim.feed(ports.BrokerUp(0))
+    rim.live(1.0)
+    assert events(rim, "holding") == [ports.Emit("web", "holding", {"epoch": epoch, "echo": "10.0.0.2"})]
+    assert events(rim, "confirmed") == [ports.Emit("web", "confirmed", {"epoch": epoch})]
+
+
+# -- the coordinator: what it makes of others ---------------------------------------------------------------------
+
+
+def test_the_whole_tale_of_a_failover() -> None:
+    story = play("cluster nodes=alpha,beta", "start alpha beta", "run 5s", "crash alpha", "run 6s", "start alpha")
+    story.play("run 5s")
+    begun = {"epoch": 26, "reason": "start"}
+    taken = {"epoch": 76, "reason": "failover", "peer": "alpha"}
+    assert [(one.source[12:], one.type[6:], one.subject, one.data) for one in story.events] == [
+        ("alpha", "service.claiming", "web", {"from": "standby", "to": "claiming", **begun}),
+        ("alpha", "service.acquiring", "web", {"from": "claiming", "to": "acquiring", **begun}),
+        ("alpha", "service.taken", "web", {"epoch": 26, "addresses": ["10.0.0.100/24"]}),
+        ("alpha", "service.active", "web", {"from": "acquiring", "to": "active", **begun}),
+        ("beta", "service.silent", "web", {"node": "alpha", "seconds": 0.75}),
+        ("beta", "node.silent", "alpha", {"seconds": 2.0}),
+        ("beta", "service.vacant", "web", {"node": "alpha", "epoch": 26}),
+        ("beta", "service.claiming", "web", {"from": "standby", "to": "claiming", **taken}),
+        ("beta", "service.acquiring", "web", {"from": "claiming", "to": "acquiring", **taken}),
+        ("beta", "service.taken", "web", {"epoch": 76, "addresses": ["10.0.0.100/24"]}),
+        ("beta", "service.active", "web", {"from": "acquiring", "to": "active", **taken}),
+        ("beta", "node.back", "alpha", {"seconds": 6.001}),
+    ]
+
+
+def test_a_node_whose_configuration_differs_is_told_of_once_for_each_that_it_has() -> None:
+    rim = standby()
+    ours = next(one.beat for one in rim.out if isinstance(one, ports.SendBeat)).config
+    seq = 1000
+    for theirs in [ours, "", "one", "one", "two", ours, "two"]:
+        seq += 1
+        rim.feed(ports.BeatHeard(0, Beat(node="beta", boot="beta/1", seq=seq, every=0.5, config=theirs)))
+    assert events(rim, "config-differs") == [
+        ports.Emit("beta", "config-differs", {"theirs": theirs, "ours": ours}) for theirs in ["one", "two", "two"]
+    ]
+
+
+def test_a_node_that_falls_silent_is_told_of_and_its_state_set_to_offline_until_it_is_back() -> None:
+    rim = active()
+    rim.hear(Role.STANDBY)
+    heard = rim.now
+    rim.out.clear()
+    while not events(rim, "silent"):
+        rim.live(0.02)
+    assert rim.now - heard == pytest.approx(TIMING.lease, abs=0.05)
+    silent = events(rim, "silent")[0]
+    assert (silent.subject, list(silent.data)) == ("beta", ["seconds"])
+    assert silent.data["seconds"] == pytest.approx(rim.now - heard, abs=0.001)
+    states = [one for one in rim.out if isinstance(one, ports.PublishNode)]
+    assert states == [ports.PublishNode("beta", online=False, reason="silent")]
+    rim.live(5.0)
+    assert len(events(rim, "silent")) == 1
+    rim.hear(Role.STANDBY)
+    back = events(rim, "back")[0]
+    assert (back.subject, back.data) == ("beta", {"seconds": pytest.approx(rim.now - heard, abs=0.001)})
+    rim.live(1.0)
+    rim.hear(Role.STANDBY)
+    assert len(events(rim, "back")) == 1
+
+
+def test_a_node_that_has_said_that_it_stops_is_not_called_silent() -> None:
+    rim = active()
+    rim.hear(Role.STANDBY, ready=True)
+    rim.feed(ports.NodeHeard(0, NodeState(node="beta", state="offline", reason="stopped", boot="beta/1")))
+    rim.live(5.0)
+    assert events(rim, "silent") == []
+
+
+def test_our_own_state_is_set_right_when_somebody_says_that_we_are_offline() -> None:
+    rim = active()
+    rim.out.clear()
+    rim.feed(ports.NodeHeard(0, NodeState(node="alpha", state="offline", reason="lost", boot="alpha/1")))
+    rim.feed(ports.NodeHeard(0, NodeState(node="alpha", state="online", boot="alpha/1")))
+    rim.feed(ports.NodeHeard(0, NodeState(node="beta", state="offline", reason="lost", boot="beta/1")))
+    states = [one for one in rim.out if isinstance(one, ports.PublishNode)]
+    assert states == [ports.PublishNode("alpha", online=True)]
+
+
+def test_a_record_of_an_earlier_life_is_cleared() -> None:
+    rim = started()
+    rim.out.clear()
+    rim.feed(ports.ServiceHeard(0, ServiceState(service="web", holder="alpha", epoch=7)))
+    said = [one for one in rim.out if isinstance(one, ports.PublishService)]
+    assert said == [ports.PublishService("web", None, 7, rim.now)]
+
+
+def test_a_beat_says_who_we_are_and_comes_every_interval() -> None:
+    rim = active()
+    rim.out.clear()
+    sent = []
+    for _ in range(1000):
+        before = len(rim.out)
+        rim.live(0.01)
+        sent += [(rim.now, one.beat) for one in rim.out[before:] if isinstance(one, ports.SendBeat)]
+    assert all(later[0] - earlier[0] == pytest.approx(0.5, abs=0.021) for earlier, later in pairwise(sent))
+    assert sent[-1][0] - sent[0][0] == pytest.approx(0.5 * (len(sent) - 1), abs=0.021), "in the long run too"
+    assert [beat.seq for _, beat in sent] == list(range(sent[0][1].seq, sent[0][1].seq + len(sent)))
+    beat = sent[0][1]
+    assert (beat.node, beat.boot, beat.every, beat.config) == ("alpha", "alpha/1", 0.5, config().digest())
+    first = next(one.beat for one in started().out if isinstance(one, ports.SendBeat))
+    assert first.seq == 1
+
+
+def test_a_node_says_that_it_is_ready_when_it_could_claim_at_once() -> None:
+    def ready(rim: Rim) -> bool:
+        return [one.beat.services["web"] for one in rim.out if isinstance(one, ports.SendBeat)][-1].ready
+
+    rim = started()
+    connected = rim.now
+    number = 1000
+    while not ready(rim):
+        number += 1
+        rim.hear(Role.ACTIVE, 5, seq=number)
+        rim.live(0.02)
+        assert rim.now < connected + 5.0
+    assert W <= rim.now - connected <= W + 0.6
+    rim.feed(ports.LinkChanged("eth0", False))
+    assert not ready(rim)
+    rim.feed(ports.LinkChanged("eth0", True))
+    assert ready(rim)
+    rim = acquiring()
+    fails(rim, Step.TEST, span=0.1)
+    assert not ready(rim), "for as long as the pause after a takeover that was refused"
+    rim.hear(Role.ACTIVE, 500)
+    rim.live(4.0)
+    assert not ready(rim)
+    rim.live(1.6)
+    assert ready(rim) or rim.role is not Role.STANDBY

@@ -457,16 +457,16 @@ class Agent:
             self.world.tell(f"{self.name} {output.subject} {output.type} {output.data}")
 
     def _hold(self, output: ports.Hold) -> None:
-        if output.only_if_present and self.world.rules.only_if_present:
-            service = output.service
+        service, until = output.service, output.until
+        only_if_present = output.only_if_present and self.world.rules.only_if_present
 
-            def answer(how: str) -> None:
-                if how == GONE:
-                    self.feed(ports.AddressGone(service, "gone"))
+        def answer(how: str) -> None:
+            if how == GONE and only_if_present:
+                self.feed(ports.AddressGone(service, how))
+            else:
+                self.feed(ports.Held(service, until, how == HELD, how))
 
-            self.netlink.ask(Job(service, output.until, True, answer))
-        else:
-            self.netlink.ask(Job(output.service, output.until, False, None))
+        self.netlink.ask(Job(service, until, only_if_present, answer))
 
     def _drop_now(self, output: ports.DropNow) -> None:
         self.netlink.ask(Job(output.service, inf, False, None))
@@ -527,6 +527,8 @@ class Agent:
 
     def _begin(self, task: Task) -> None:
         run = task.run
+        if self.dead:
+            return
         task.running = True
         if run.step is Step.TAKE:
             task.job = Job(run.service, run.until, False, lambda how: self._ended(task, how == HELD))
@@ -591,9 +593,8 @@ class Agent:
             if conn is not None:
                 conn.closed = True
                 conn.send(conn.broker.fin, True)
-        for name, duty in self.core.duties.items():
-            if duty.has_address:
-                self.host.kernel.remove(name, "at the end")
+        for name in self.core.duties:
+            self.host.kernel.remove(name, "at the end")
         self.die()
         self.host.agent = None
 

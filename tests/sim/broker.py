@@ -158,7 +158,10 @@ class Broker:
         agent = conn.agent
         conn.answer(agent.subscribed, None)
         for event in self.retained.values():
-            conn.answer(agent.arrived, event)
+            if isinstance(event, NodeHeard):
+                conn.answer(agent.arrived, NodeHeard(self.index, event.state, retained=True))
+            else:
+                conn.answer(agent.arrived, event)
 
     def publish(self, conn: Conn, message: Any) -> None:
         if conn.ended or self.down or self.world.t < self.frozen or self.world.t >= conn.void_at:

@@ -31,10 +31,6 @@ class Address:
         """Why it may be there too long, as the page of guarantees says: a suspended host, or a call that a pause came
         before."""
 
-    def valid(self, now: float) -> int:
-        """The whole seconds that the kernel says it has left."""
-        return max(0, int(self.late_at - SLACK[1] - now)) if self.late_at < inf else 1_000_000
-
 
 class Kernel:
     """The addresses of one host."""

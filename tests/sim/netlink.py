@@ -28,7 +28,7 @@ Answer = Callable[[str], None]
 class Job:
     """One request: to set an address until a time, or (until infinity) to remove it."""
 
-    __slots__ = ("answer", "begun", "left", "only_if_present", "remove", "service", "sure_until", "tries", "until")
+    __slots__ = ("answer", "begun", "left", "only_if_present", "remove", "service", "tries", "until")
 
     def __init__(self, service: str, until: float, only_if_present: bool, answer: Answer | None) -> None:
         self.service = service
@@ -39,8 +39,6 @@ class Job:
         self.left = False
         self.begun = False
         self.tries = 0
-        self.sure_until = inf
-        """What is only to be prolonged is there at least until then, as the kernel said when it was looked at."""
 
 
 class Netlink:
@@ -53,8 +51,12 @@ class Netlink:
         self.rules = agent.world.rules
         self.queue: deque[Job] = deque()
         self.busy = False
+        self.sure: dict[str, float] = {}
+        """Before which time what was set last cannot have lapsed."""
 
     def ask(self, job: Job) -> None:
+        if self.agent.dead:
+            return
         self.queue.append(job)
         assert len(self.queue) < 256, "the kernel's queue is bounded"
         if not self.busy and self.agent.runs:
@@ -87,7 +89,7 @@ class Netlink:
             if self.world.t < host.netlink_fails_until:
                 self._finish(job, ERROR)
                 return
-            kernel.remove(job.service, "removed")
+            self._remove(job.service, "removed")
             self._finish(job, GONE)
             return
         if not host.exists or (job.only_if_present and job.service not in kernel.has):
@@ -101,6 +103,11 @@ class Netlink:
             self._finish(job, ERROR)
         else:
             kernel.set(job.service, seconds)
+            if job.only_if_present and self._lapsed(job, now):
+                self._remove(job.service, "may have lapsed")
+                self._finish(job, GONE)
+                return
+            self.sure[job.service] = now + seconds
             if self.world.t < host.late_until:
                 self.world.at(host.when(job.until), self._end_over, job)
             self._finish(job, HELD)
@@ -112,13 +119,21 @@ class Netlink:
             return int(self.world.shape.timing.window - SLACK_SECONDS)
         return kernel_seconds(until, now + CALL_SECONDS)
 
+    def _lapsed(self, job: Job, after: float) -> bool:
+        """Whether what was only to be prolonged may have lapsed, and been added anew."""
+        return self.rules.sure and job.only_if_present and after >= self.sure.get(job.service, inf)
+
+    def _remove(self, service: str, why: str) -> None:
+        self.sure.pop(service, None)
+        self.host.kernel.remove(service, why)
+
     def _end_over(self, job: Job, _: object = None) -> None:
         """The thread deletes what was not prolonged, where the kernel is late."""
         if self.agent.stands(self._end_over, job):
             return
         address = self.host.kernel.has.get(job.service)
         if address is not None and self.host.when(job.until) >= address.late_at and self.world.t >= address.late_at:
-            self.host.kernel.remove(job.service, "over")
+            self._remove(job.service, "over")
 
     # -- the same, taken apart ---------------------------------------------------------------------------------------
 
@@ -132,8 +147,6 @@ class Netlink:
         if not host.exists or (job.only_if_present and job.service not in kernel.has):
             self._over(job, GONE if job.only_if_present else ERROR)
             return
-        if job.only_if_present:
-            job.sure_until = host.now() + kernel.has[job.service].valid(self.world.t) * host.rate
         if host.trap == "present":
             agent.sprung()
         self._set(job)
@@ -154,35 +167,37 @@ class Netlink:
         inside = host.coin()
         if host.trap == "look":
             agent.sprung()
-        self.world.at(self.world.t + host.call_seconds(), self._called, job, (seconds, inside))
+        self.world.at(self.world.t + host.call_seconds(), self._called, job, (seconds, inside, before))
 
-    def _called(self, job: Job, drawn: tuple[int, bool]) -> None:
+    def _called(self, job: Job, drawn: tuple[int, bool, float]) -> None:
         """The call takes effect. `inside`: the kernel had begun it, and a stopped process does not stop it."""
-        seconds, inside = drawn
+        seconds, inside, before = drawn
         agent, host = self.agent, self.host
         if not host.alive or (not inside and agent.stands(self._called, job, drawn)):
             return
         if agent.dead and host.agent is not None:
             return  # a process is not dead before its call has ended: its next life began after that
         if self.world.t >= host.netlink_fails_until and host.exists and not host.asleep:
-            late = host.now() + seconds + SLACK_SECONDS > job.until or host.now() >= job.sure_until
+            late = host.now() + seconds + SLACK_SECONDS > job.until or self._lapsed(job, host.now())
             host.kernel.set(job.service, seconds, "a pause before the call" if late else "")
         if host.trap == "called":
             agent.sprung()
-        self._after(job, seconds)
+        self._after(job, (seconds, before))
 
-    def _after(self, job: Job, seconds: int) -> None:
+    def _after(self, job: Job, drawn: tuple[int, float]) -> None:
         agent, host = self.agent, self.host
-        if agent.stands(self._after, job, seconds):
+        seconds, before = drawn
+        if agent.stands(self._after, job, drawn):
             return
         after = host.now()
         if self.rules.look_after and after >= job.until:
             self._late(job)
-        elif self.rules.sure and after >= job.sure_until:
+        elif self._lapsed(job, after):
             self._late(job, GONE)
         elif self.world.t < host.netlink_fails_until:
             self._over(job, ERROR)
         elif after + seconds + SLACK_SECONDS <= job.until or not self.rules.look_after or seconds < 0:
+            self.sure[job.service] = before + seconds
             self._over(job, HELD)
         elif job.tries < TRIES:
             self._look(job)
@@ -193,7 +208,7 @@ class Netlink:
         if self.world.t < self.host.netlink_fails_until:
             self._over(job, ERROR)
         else:
-            self.host.kernel.remove(job.service, "late")
+            self._remove(job.service, "late")
             self._over(job, how)
 
     def _removed(self, job: Job, _: object) -> None:
@@ -202,7 +217,7 @@ class Netlink:
         if self.world.t < self.host.netlink_fails_until:
             self._over(job, ERROR)
         else:
-            self.host.kernel.remove(job.service, "removed")
+            self._remove(job.service, "removed")
             self._over(job, GONE)
 
     def _over(self, job: Job, how: str) -> None:

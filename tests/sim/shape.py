@@ -130,7 +130,7 @@ TIMINGS = (
     (3.0, 10.0),
     (20.0, 59.9),
 )
-TIMING_WEIGHTS = (14, 4, 3, 26, 12, 24, 10, 7, 2)
+TIMING_WEIGHTS = (14, 4, 2, 26, 12, 24, 10, 7, 2)
 SIZES = ((1, 1, 1), (2, 1, 1), (2, 1, 2), (3, 1, 1), (3, 1, 2), (2, 3, 1), (3, 3, 1), (3, 3, 2), (4, 3, 1), (5, 3, 2),
          (3, 5, 1), (5, 5, 1))  # fmt: skip
 SIZE_WEIGHTS = (1, 36, 6, 22, 4, 12, 8, 2, 2, 1, 1, 1)
@@ -158,6 +158,6 @@ def draw_shape(rng: Random) -> Shape:
         latency=rng.choice((0.0001, 0.0005, 0.002, 0.01)),
         loss=rng.choice((0.0, 0.0, 0.05) if holds else (0.0, 0.0, 0.05, 1.0)),
         hooks=rng.choice((0.0, 0.001, 0.03)),
-        rounds=6 if lease < 20 else 1,
+        rounds=1 if lease > 20 else 2 if nodes > 3 or brokers > 3 else 6,
         chaos=chaos,
     )
