@@ -11,7 +11,7 @@ import pytest
 from locum import ports
 from locum.config import parse
 from locum.lease import HEARD_MOST, Lease
-from locum.messages import Beat, Command, NodeState, Role, ServiceState
+from locum.messages import Beat, Command, NodeState, Role, ServiceState, Standing
 from locum.ports import Step
 from locum.timing import Timing
 from tests.core.story import Story
@@ -462,8 +462,8 @@ def test_a_claim_that_came_to_nothing_gives_way_for_a_moment() -> None:
     assert 0.05 <= rim.now - denied <= 0.2
 
 
-def test_who_takes_over_at_once_and_hears_a_stranger_on_the_wire_lets_go_and_vouches_for_nothing() -> None:
-    """The last holder had let go, so the wire was not asked before. Now somebody answers there."""
+def standby_of_beta() -> Rim:
+    """Beta's claim was heard, and its beats for a window."""
     rim = started()
     rim.hear(Role.CLAIMING, 5)
     for _ in range(6):
@@ -471,6 +471,20 @@ def test_who_takes_over_at_once_and_hears_a_stranger_on_the_wire_lets_go_and_vou
         rim.echo()
         rim.hear(Role.ACTIVE, 5)
     rim.asked.clear()
+    return rim
+
+
+@pytest.mark.parametrize(("said", "told"), [("stop", "stop"), ("", "released")])
+def test_who_takes_over_at_once_gives_the_reason_of_the_one_that_let_go(said: str, told: str) -> None:
+    rim = standby_of_beta()
+    rim.hear(Role.STANDBY, 5, clean=True, reason=said)
+    rim.live(0.2)
+    assert events(rim, "claiming")[0].data["reason"] == told
+
+
+def test_who_takes_over_at_once_and_hears_a_stranger_on_the_wire_lets_go_and_vouches_for_nothing() -> None:
+    """The last holder had let go, so the wire was not asked before. Now somebody answers there."""
+    rim = standby_of_beta()
     rim.hear(Role.STANDBY, 5, clean=True, reason="switchover")
     while rim.role is not Role.ACTIVE:
         rim.feed(ports.Tick(), 0.01)
@@ -548,6 +562,12 @@ def play(*commands: str) -> Story:
     return story
 
 
+def test_nothing_is_handed_back_where_nobody_asked_for_it() -> None:
+    story = play("cluster nodes=alpha,beta failback=manual failback_delay=1s", "start beta", "run 5s", "start alpha")
+    story.play("run 60s")
+    assert told_of(story, "releasing") == []
+
+
 def test_it_is_handed_back_to_the_most_preferred_of_those_that_live() -> None:
     story = play(
         "cluster nodes=alpha,beta,gamma failback=auto failback_delay=3s",
@@ -613,6 +633,7 @@ def test_the_kernel_keeps_the_address_until_the_margin_before_another_may_have_i
     assert taken.until == pytest.approx(rim.duty.lease.ends_at() - TIMING.lease + W - TIMING.margin)
     rim.live(2.0)
     held = [one for one in rim.out if isinstance(one, ports.Hold)][-1]
+    assert not held.only_if_present, "under a good lease, what somebody removed is set again"
     assert held.until == pytest.approx(rim.duty.lease.ends_at() - TIMING.lease + W - TIMING.margin)
 
 
@@ -631,9 +652,12 @@ def test_the_neighbours_are_told_at_once_and_again_and_again() -> None:
     assert [at - took for at in told] == pytest.approx([0.0, 0.02, 0.1, 0.5, 2.0, 5.0, 10.0], abs=0.05)
 
 
-def test_a_takeover_that_is_lost_in_a_hook_ends_the_hook_and_its_late_end_counts_for_nothing() -> None:
+@pytest.mark.parametrize("step", [Step.TEST, Step.PRE_ACQ])
+def test_a_takeover_that_is_lost_in_a_hook_ends_the_hook_and_its_late_end_counts_for_nothing(step: Step) -> None:
     rim = acquiring()
-    run = next(one for one in rim.asked if isinstance(one, ports.Run))
+    while not (rim.asked and isinstance(rim.asked[-1], ports.Run) and rim.asked[-1].step is step):
+        rim.answer()
+    run = rim.asked[-1]
     rim.out.clear()
     rim.hear(Role.ACTIVE, rim.duty.lease.epoch + 1)
     assert rim.out[0] == ports.Abort("web")
@@ -747,11 +771,31 @@ def test_one_echo_at_a_time_is_asked_for() -> None:
 
     while not asked():
         wait(0.01)
-    wait(1.0)
+    for _ in range(10):
+        wait(0.1)
+        rim.feed(ports.LinkChanged("eth0", True))  # whatever else it hears
     assert asked() == 1, "one is on its way"
     rim.feed(ports.Echoed(rim.now, "10.0.0.2"))
     assert asked() == 2, "it came, and a beat's time has passed"
     assert rim.role is Role.ACTIVE
+
+
+def test_an_echo_that_nobody_answers_for_is_asked_for_again_after_two_seconds() -> None:
+    text = 'cluster = "shop"\nbrokers = ["mqtt://10.0.0.3"]\n[timing]\nlease = "6s"\n'
+    text += '[nodes.alpha]\naddress = "10.0.0.1"\n[nodes.beta]\naddress = "10.0.0.2"\n'
+    text += '[services.web]\naddresses = ["10.0.0.100/24"]\ninterface = "eth0"\nnodes = ["alpha", "beta"]\n'
+    rim = Rim(parse(text))
+    rim.feed(ports.LinkChanged("eth0", True))
+    rim.feed(ports.BrokerUp(0))
+    rim.live(9.0)
+    assert rim.role is Role.ACTIVE
+    rim.feed(ports.BrokerDown(0))
+    rim.out.clear()
+    asked = []
+    for _ in range(250):
+        out = rim.feed(ports.Tick(), 0.02)
+        asked += [rim.now for one in out if isinstance(one, ports.AskEcho)]
+    assert [later - earlier for earlier, later in pairwise(asked)] == pytest.approx([2.0, 2.0], abs=0.03)
 
 
 def test_a_holder_tells_that_it_holds_without_the_brokers_and_that_they_are_back() -> None:
@@ -899,3 +943,123 @@ def test_a_node_says_that_it_is_ready_when_it_could_claim_at_once() -> None:
     assert not ready(rim)
     rim.live(1.6)
     assert ready(rim) or rim.role is not Role.STANDBY
+
+
+# -- the coordinator: claims that come to nothing -----------------------------------------------------------------
+
+
+def test_a_claim_that_somebody_answers_on_the_wire_is_withdrawn() -> None:
+    rim = claiming()
+    epoch = rim.duty.lease.epoch
+    rim.out.clear()
+    rim.feed(ports.Probed("web", rim.now, "02:00:00:00:00:99", "10.0.0.100"))
+    wire = {"mac": "02:00:00:00:00:99", "address": "10.0.0.100", "why": "somebody has it: not taken"}
+    denied = {"from": "claiming", "to": "standby", "epoch": epoch, "reason": "wire"}
+    denied["why"] = "10.0.0.100 is answered by 02:00:00:00:00:99"
+    assert events(rim) == [ports.Emit("web", "wire", wire), ports.Emit("web", "standby", denied)]
+
+
+def test_a_claim_that_a_higher_one_passes_is_withdrawn_at_once() -> None:
+    rim = claiming()
+    epoch = rim.duty.lease.epoch
+    rim.out.clear()
+    rim.hear(Role.CLAIMING, epoch + 1)
+    denied = {"from": "claiming", "to": "standby", "epoch": epoch, "reason": "superseded"}
+    assert events(rim) == [ports.Emit("web", "standby", denied)]
+    assert rim.duty.lease.ends_at() == -inf
+
+
+def test_a_claim_that_does_not_come_back_is_withdrawn_in_time() -> None:
+    rim = claiming()
+    epoch, claimed = rim.duty.lease.epoch, rim.now
+    rim.out.clear()
+    while rim.role is Role.CLAIMING:
+        rim.feed(ports.Tick(), 0.01)
+        rim.answer()
+    assert rim.now - claimed == pytest.approx(TIMING.claim_timeout, abs=0.021)
+    denied = {"from": "claiming", "to": "standby", "epoch": epoch, "reason": "not-granted"}
+    assert events(rim) == [ports.Emit("web", "standby", denied)]
+
+
+def test_who_was_not_named_gives_way_to_the_named_successor_for_a_window() -> None:
+    """Beta lets go in favour of gamma, which does nothing. Alpha is more preferred, and takes it a window later."""
+    rim = of_three()
+    rim.hear(Role.CLAIMING, 5)
+    for _ in range(6):
+        rim.feed(ports.Tick(), 0.4)
+        rim.echo()
+        rim.hear(Role.ACTIVE, 5)
+    rim.hear(Role.STANDBY, 5, clean=True, reason="switchover", successor="gamma")
+    let_go = rim.now
+    while rim.role is Role.STANDBY:
+        rim.live(0.02)
+        assert rim.now < let_go + 10.0
+    assert W <= rim.now - let_go <= W + 0.5
+
+
+# -- the coordinator: beats that are not as they should be --------------------------------------------------------
+
+
+def test_a_service_that_we_know_nothing_of_does_not_hide_the_others_of_a_beat() -> None:
+    rim = started()
+    standings = {"mail": Standing(role=Role.ACTIVE, epoch=9), "web": Standing(role=Role.ACTIVE, epoch=7)}
+    rim.feed(ports.BeatHeard(0, Beat(node="beta", boot="beta/1", seq=1, every=0.5, services=standings)))
+    rim.live(2.0)
+    assert rim.duty.lease.quiet_at(rim.now) == 100.0 + W
+    assert (rim.duty.lease.top, rim.duty.last_holder) == (7, "beta")
+
+
+def test_a_beat_that_was_overtaken_counts_no_more_however_many_others_came_between() -> None:
+    rim = started()
+    rim.live(1.0)
+    rim.hear(Role.CLAIMING, 5, seq=9)
+    rim.hear(Role.ACTIVE, 5, seq=10)
+    for number in range(2, 8):
+        rim.hear(Role.STANDBY, boot=f"beta/{number}", seq=1)
+    rim.echo()
+    rim.hear(Role.STANDBY, 5, seq=9, clean=True)
+    assert not rim.duty.lease.released(rim.now)
+    assert rim.duty.lease.quiet_at(rim.now) == rim.now + W
+
+
+def test_a_beat_in_our_name_that_we_never_sent_confirms_nothing() -> None:
+    rim = active()
+    ends_at, epoch = rim.duty.lease.ends_at(), rim.duty.lease.epoch
+    rim.hear(Role.ACTIVE, epoch, seq=1_000_000, node="alpha", boot="alpha/1")
+    assert rim.duty.lease.ends_at() == ends_at
+
+
+def test_a_node_that_fell_silent_is_not_fit_for_that_the_broker_was_away_since() -> None:
+    rim = active()
+    rim.hear(Role.STANDBY, ready=True)
+    rim.live(5.0)
+    assert len(events(rim, "silent")) == 1
+    rim.feed(ports.BrokerDown(0))
+    rim.feed(ports.BrokerUp(0))
+    rim.live(0.2)
+    ask(rim)
+    assert rim.role is Role.ACTIVE
+    assert events(rim, "refused")[-1].data["why"] == "beta cannot take it now: not heard, or not ready"
+
+
+def test_an_impossible_epoch_in_one_service_does_not_hide_the_others_of_a_beat() -> None:
+    text = 'cluster = "shop"\nbrokers = ["mqtt://10.0.0.3"]\n'
+    text += '[nodes.alpha]\naddress = "10.0.0.1"\n[nodes.beta]\naddress = "10.0.0.2"\n'
+    for place, name in enumerate(["mail", "web"], 100):
+        text += f'[services.{name}]\naddresses = ["10.0.0.{place}/24"]\ninterface = "eth0"\nnodes = ["alpha", "beta"]\n'
+    rim = Rim(parse(text))
+    standings = {"mail": Standing(role=Role.ACTIVE, epoch=2**53), "web": Standing(role=Role.ACTIVE, epoch=7)}
+    rim.feed(ports.BeatHeard(0, Beat(node="beta", boot="beta/1", seq=1, every=0.5, services=standings)))
+    assert [duty.lease.top for duty in rim.node.duties.values()] == [0, 7]
+
+
+def test_a_broker_that_was_away_is_told_again_who_holds() -> None:
+    """It may have lost what it remembered."""
+    rim = active()
+    epoch = rim.duty.lease.epoch
+    rim.feed(ports.BrokerDown(0))
+    rim.out.clear()
+    rim.feed(ports.BrokerUp(0))
+    rim.live(2.0)
+    said = [(one.holder, one.epoch) for one in rim.out if isinstance(one, ports.PublishService)]
+    assert said == [("alpha", epoch)]

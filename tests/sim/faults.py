@@ -242,12 +242,12 @@ class Trouble:
                 self._cut_wire(host, "both", seconds)
             case "wipe":
                 if host.alive:
-                    host.netlink_doubted_until = t + 3 * world.shape.timing.window
+                    host.doubt_netlink(3 * world.shape.timing.window)
                     host.kernel.remove(service_name(int(fault.how)), "by hand")
             case "late":
                 host.late_until = t + 4 * seconds
             case "netlink":
-                host.netlink_doubted_until = t + 4 * seconds + 3 * world.shape.timing.window
+                host.doubt_netlink(4 * seconds + 3 * world.shape.timing.window)
                 if fault.how == "slow":
                     host.netlink_slow, host.netlink_slow_until = min(seconds, 3.0), t + 4 * seconds
                 else:

@@ -72,6 +72,9 @@ class Host:
         """What the wall clock says of epochs when the agent starts, as in `locum/agent.py`."""
         return int((EPOCH_START + self.world.t + self.wall_offset) * EPOCHS_PER_SECOND)
 
+    def doubt_netlink(self, seconds: float) -> None:
+        self.netlink_doubted_until = max(self.netlink_doubted_until, self.world.t + seconds)
+
     def coin(self) -> bool:
         return self.coin_rng.random() < 0.5
 

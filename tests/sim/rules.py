@@ -347,6 +347,7 @@ REVIVAL = (
     Fault(32.0, "trap", HOLDER, seconds=4.6, how="present"),
 )
 """A holder without a bus stands still between two looks, for longer than its address lasts."""
+REVIVED = {**HOLD, "nodes": 2, "brokers": 1, "beat": 2.0, "lease": 6.0, "chaos": 60.0}
 
 RULES = (
     Broken("1 register: a lower epoch is stale", Rules(leases(LowerToo)), RACES, THREE,
@@ -378,10 +379,9 @@ RULES = (
     Broken("kernel: a look at the deadline before the call", Rules(look_before=False), {"trap": 10.0, "netlink": 10},
            STRICT),
     Broken("kernel: a look again after the call", Rules(look_after=False), {"trap": 10.0, "netlink": 10}, STRICT),
-    Broken("hold: only if the kernel still has it", Rules(only_if_present=False),
-           {"wipe": 8.0, "stall": 10, "netlink": 8, "trap": 8, "pause": 8}, HOLD),
+    Broken("hold: only if the kernel still has it", Rules(only_if_present=False), {}, REVIVED, schedule=REVIVAL),
     Broken("hold: what may have lapsed since the look is deleted", Rules(sure=False),
-           {}, {**HOLD, "nodes": 2, "brokers": 1, "beat": 2.0, "lease": 6.0, "chaos": 60.0}, schedule=REVIVAL),
+           {}, REVIVED, schedule=REVIVAL),
     Broken("doubt: who was stopped does not trust its ears", Rules(NeverDoubts), {**RACES, "pause": 20.0}, STRICT,
            covered="Rule 4: what waited in the socket is heard before the claim comes back. Doubt spares a living "
                    "holder a claim that would make it let go."),
