@@ -11,7 +11,7 @@ ARGS    ?=
 # nft, ip and mosquitto live in sbin, which an ordinary user's PATH may lack.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-.PHONY: help install demo test check format figures soak chaos clean
+.PHONY: help install demo test check format figures soak chaos mutants clean
 
 help:
 	@echo "make demo      two hosts, a client and a broker on this machine: watch a failover"
@@ -22,6 +22,7 @@ help:
 	@echo "make figures   measure what the README says: takeover times and more"
 	@echo "make soak      simulated clusters under random faults, for HOURS=$(HOURS) of their time"
 	@echo "make chaos     real clusters in a lab under random faults, for MINUTES=$(MINUTES)"
+	@echo "make mutants   change the core in a thousand places, and see which change no test notices"
 	@echo "make clean     remove .venv and what the tools left"
 
 install: $(VENV)/.dev
@@ -56,6 +57,9 @@ soak: $(VENV)/.dev
 chaos: $(VENV)/.dev
 	@scripts/test-packages
 	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(ARGS)
+
+mutants:
+	@scripts/mutants $(PYTHON) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -814,6 +814,8 @@ class Coordinator:
     def _fail_back(self, duty: Duty, now: float) -> float:
         """With `failback = "auto"`: hands over to a more preferred node that has been fit for long enough."""
         due = inf
+        if duty.unconfirmed:
+            return due  # who gives it away now gives it to nobody: no claim could be granted
         for name in duty.service.nodes:
             if name == self.node:
                 break
@@ -1063,7 +1065,7 @@ class Coordinator:
         candidates = [to] if to is not None else [name for name in duty.service.nodes if name != self.node]
         if not any(self._fit(name, duty.name, now) for name in candidates):
             return f"{' and '.join(candidates) or 'no other node'} cannot take it now: not heard, or not ready"
-        if duty.lease.ends_at() <= now:
+        if duty.unconfirmed:
             return "the brokers do not confirm the lease: nobody else could claim"
         return ""
 

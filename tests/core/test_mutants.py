@@ -1063,3 +1063,18 @@ def test_a_broker_that_was_away_is_told_again_who_holds() -> None:
     rim.live(2.0)
     said = [(one.holder, one.epoch) for one in rim.out if isinstance(one, ports.PublishService)]
     assert said == [("alpha", epoch)]
+
+
+def test_nothing_is_handed_back_while_nobody_could_claim() -> None:
+    story = play(
+        "cluster nodes=alpha,beta failback=auto failback_delay=10s",
+        "start beta",
+        "run 5s",
+        "start alpha",
+        "run 5s",
+        "crash broker",
+        "run 30s",
+    )
+    assert told_of(story, "releasing") == []
+    story.play("status")
+    assert story.lines[:2] == ["beta: web active, has 10.0.0.100/24", "alpha: web standby"], story.lines
