@@ -40,7 +40,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from locum import clock as boot
 from locum.address import look
 from locum.address.lifetime import SLACK_SECONDS, kernel_seconds
-from locum.address.netlink import Interface, Link
+from locum.address.netlink import AddressMessage, Interface, Link
 from locum.address.watch import Change, Watch
 
 log = logging.getLogger(__name__)
@@ -303,6 +303,16 @@ class Kernel:
             self._loop.call_soon_threadsafe(_finish, job.answer, result, error)
 
     def _hold_all(self, interface: str, addresses: tuple[Interface, ...], until: float, prolong: bool) -> Outcome:
+        index = look.index_of(interface)
+        there: list[AddressMessage] = []
+        if index is not None and (prolong or any(address.version == 6 for address in addresses)):
+            # One look for all of them. What lapses after it is told by `_sure`, for each address by itself.
+            try:
+                there = look.addresses(index)
+            except OSError as error:
+                note = f"{interface} cannot be looked at: {error.strerror or error}"
+                return Outcome(tuple(AddressOutcome(address, State.ERROR, note=note) for address in addresses))
+        present = {message.address for message in there}
         results: list[AddressOutcome] = []
         failed: Interface | None = None
         for address in addresses:
@@ -310,8 +320,17 @@ class Kernel:
                 note = f"not tried, since {failed} was not set"
                 results.append(AddressOutcome(address, State.ERROR, note=note))
                 continue
+            if index is None:
+                state = State.GONE if prolong else State.ERROR
+                results.append(AddressOutcome(address, state, note=f"interface {interface} does not exist"))
+                failed = None if prolong else address
+                continue
+            if prolong and address not in present:
+                note = f"it is not on {interface} any more; not added"
+                results.append(AddressOutcome(address, State.GONE, note=note))
+                continue
             try:
-                result = self._hold(interface, address, until, prolong)
+                result = self._hold(interface, index, address, until, prolong, _flags(address, there))
             except OSError as error:
                 result = AddressOutcome(address, State.ERROR, note=_line(interface, address, error))
             results.append(result)
@@ -319,16 +338,11 @@ class Kernel:
                 failed = address
         return Outcome(tuple(results))
 
-    def _hold(self, interface: str, address: Interface, until: float, prolong: bool) -> AddressOutcome:
-        index = look.index_of(interface)
-        if index is None:
-            note = f"interface {interface} does not exist"
-            return AddressOutcome(address, State.GONE if prolong else State.ERROR, note=note)
+    def _hold(
+        self, interface: str, index: int, address: Interface, until: float, prolong: bool, flags: int
+    ) -> AddressOutcome:
         tried = False
         for _ in range(_MAX_TRIES):
-            flags = _flags(address, index)
-            if prolong and address not in _present(index):
-                return AddressOutcome(address, State.GONE, note=f"it is not on {interface} any more; not added")
             before = self._clock()
             seconds = kernel_seconds(until, before + CALL_SECONDS)
             if seconds == 0:
@@ -444,8 +458,8 @@ def _present(index: int | None) -> set[Interface]:
     return set() if index is None else {message.address for message in look.addresses(index)}
 
 
-def _flags(address: Interface, index: int) -> int:
-    """The flags with which an address is set.
+def _flags(address: Interface, there: Iterable[AddressMessage]) -> int:
+    """The flags with which an address is set, beside those that are there.
 
     IPv6: no duplicate address detection, which would make it useless for a second: the wire was asked before. And no
     route to its network when an address of the host's own has made that route: where that one has a lifetime too
@@ -454,7 +468,7 @@ def _flags(address: Interface, index: int) -> int:
     """
     if address.version == 4:
         return 0
-    for other in look.addresses(index):
+    for other in there:
         if other.address.ip != address.ip and other.address.network == address.network and not other.deprecated:
             return _IFA_F_NODAD | _IFA_F_NOPREFIXROUTE
     return _IFA_F_NODAD

@@ -25,9 +25,7 @@ from dataclasses import dataclass
 
 from locum.address import look
 from locum.address.netlink import (
-    RTMGRP_IPV4_IFADDR,
-    RTMGRP_IPV6_IFADDR,
-    RTMGRP_LINK,
+    GROUPS,
     AddressMessage,
     Interface,
     Link,
@@ -47,7 +45,6 @@ MAX_PENDING = 1024
 _PAUSE_MS = 10
 _RETRY_MS = 1000
 _JOIN_SECONDS = 3.0
-_GROUPS = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +165,7 @@ class Watch:
         events = socket.socket(socket.AF_NETLINK, kinds, socket.NETLINK_ROUTE)
         self._events = events
         events.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
-        events.bind((0, _GROUPS))
+        events.bind((0, GROUPS))
         existing = {message.name: message for message in look.links()}
         for name in self._links:
             if name not in existing:

@@ -24,20 +24,14 @@ from typing import Self
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from locum.address.netlink import ADDRESS_GROUPS, AddressMessage, messages
 from locum.clock import now
 from locum.demo import wire
 from locum.demo.lab import Host
 
-# linux/netlink.h and linux/rtnetlink.h
+# linux/netlink.h
 _SOL_NETLINK = 270
 _NETLINK_LISTEN_ALL_NSID = 8
-_GROUPS = 0x10 | 0x100  # RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
-_RTM_NEWADDR, _RTM_DELADDR = 20, 21
-_HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
-_ADDRESS = struct.Struct("=BBBBI")  # ifaddrmsg: family, prefix length, flags, scope, interface index
-_ATTRIBUTE = struct.Struct("=HH")  # rtattr: length, type
-_IFA_ADDRESS, _IFA_LOCAL = 1, 2
-_SCOPE_LINK = 253
 _SO_RCVBUFFORCE = 33
 
 _BUFFER = 4 * 1024 * 1024  # bytes; an event takes about 1 kB of it
@@ -225,7 +219,7 @@ def _open() -> socket.socket:
     except PermissionError:  # in a user namespace: as much as the machine gives to anybody
         netlink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
     netlink.setsockopt(_SOL_NETLINK, _NETLINK_LISTEN_ALL_NSID, 1)
-    netlink.bind((0, _GROUPS))
+    netlink.bind((0, ADDRESS_GROUPS))
     netlink.setblocking(False)
     return netlink
 
@@ -239,25 +233,10 @@ def _namespace_id(ancillary: list[tuple[int, int, bytes]]) -> int | None:
 
 def _events(data: bytes) -> Iterator[tuple[str, tuple[int, int], bool]]:
     """(address, (interface index, prefix length), present) for each address message in a netlink datagram."""
-    offset = 0
-    while offset + _HEADER.size <= len(data):
-        length, kind, _, _, _ = _HEADER.unpack_from(data, offset)
-        if kind in (_RTM_NEWADDR, _RTM_DELADDR):
-            body = data[offset + _HEADER.size : offset + length]
-            _, prefix, _, scope, index = _ADDRESS.unpack_from(body)
-            attributes = dict(_attributes(body[_ADDRESS.size :]))
-            raw = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS)
-            if raw is not None and scope < _SCOPE_LINK:
-                yield str(ipaddress.ip_address(raw)), (index, prefix), kind == _RTM_NEWADDR
-        offset += (length + 3) & ~3
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    offset = 0
-    while offset + _ATTRIBUTE.size <= len(data):
-        length, kind = _ATTRIBUTE.unpack_from(data, offset)
-        yield kind, data[offset + _ATTRIBUTE.size : offset + length]
-        offset += (length + 3) & ~3
+    for message in messages(data):
+        if isinstance(message, AddressMessage):
+            place = message.index, message.address.network.prefixlen
+            yield str(message.address.ip), place, message.present
 
 
 def _plain(address: str) -> str:
