@@ -13,7 +13,6 @@ import signal
 import time
 from collections import deque
 from collections.abc import Coroutine
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
@@ -22,10 +21,9 @@ from typing import Any
 from locum import __version__, clock, echo, ports
 from locum.address import AddressChanged, Change, Kernel, KernelError, State, Wire, WireError
 from locum.bus import Bus
-from locum.config import Config, Service
+from locum.config import Config
 from locum.coordinator import Coordinator
-from locum.hooks import Hook, HookContext, HookResult, Phase, look, run_phase
-from locum.hooks.text import one_line
+from locum.hooks.attendant import Attendant
 from locum.messages import Beat, Command, Event, Message, NodeState, ServiceState
 from locum.ports import Step
 from locum.timing import EPOCHS_PER_SECOND
@@ -86,6 +84,14 @@ class Agent:
         self.wires = {interface: Wire(interface) for interface in interfaces}
         hosts = [other.address for name, other in config.nodes.items() if name != node]
         self._echo_hosts = [*hosts, *([config.gateway] if config.gateway else [])]
+        self.attendant = Attendant(
+            config,
+            node,
+            tell=self._tell,
+            on_progress=self._tell_state,
+            unheard=lambda service: self.coordinator.unheard(service, clock.now()),
+            followed=lambda service: self.coordinator.followed(service, clock.now()),
+        )
         self._inputs: deque[ports.Input] = deque()
         self._feeding = False
         self._timer: asyncio.TimerHandle | None = None
@@ -108,11 +114,13 @@ class Agent:
             loop.add_signal_handler(signal.SIGHUP, log.warning, "SIGHUP: the configuration is only read at the start")
             try:
                 async with self.bus.open(), asyncio.TaskGroup() as self._tasks:
+                    self.attendant.start()
                     self.feed(ports.Tick())
                     log.info("%s of cluster %s started (%s)", self.node, self.config.cluster, __version__)
                     await self._stopped.wait()
                     if self._fault is not None:
                         raise self._fault
+                    await self.attendant.close()
                     await self.bus.flush(FLUSH_SECONDS)
                     for task in self._steps.values():
                         task.cancel()
@@ -249,10 +257,15 @@ class Agent:
                 boot=self.boot if ours else "",
                 version=__version__ if ours else "",
                 since=self.started if online else wall(),
+                hooks=self.attendant.running() if ours and online else [],
             )
             .model_dump_json()
             .encode()
         )
+
+    def _tell_state(self) -> None:
+        if not self._stopped.is_set():
+            self._carry_out(ports.PublishNode(self.node, online=True))
 
     def _tell(self, subject: str, type_: str, data: dict[str, Any]) -> None:
         """An event, on the bus and in the log."""
@@ -322,48 +335,11 @@ class Agent:
                     outcome = await self.kernel.remove(service.interface, service.addresses)
                     ok, detail = outcome.gone, str(outcome)
                 case _:
-                    ok, detail = await self._hooks(run, service)
+                    ok, detail = await self.attendant.phase(run)
         except Exception as error:  # a fault of ours must not leave a service half way
             log.exception("%s: %s", run.service, run.step.value)
             ok, detail = False, f"{type(error).__name__}: {error}"
         self.feed(ports.StepDone(run.service, run.number, ok, detail))
-
-    async def _hooks(self, run: ports.Run, service: Service) -> tuple[bool, str]:
-        phase = Phase(run.step.value)
-        addresses = tuple(str(address) for address in service.addresses)
-        found = await look(service.hooks_dir, run.service, addresses, phase)
-        for problem in found.problems:
-            log.warning("%s: %s", run.service, problem.text)
-        if not found.hooks:
-            return True, ""
-
-        def context(hook: Hook) -> HookContext:
-            return HookContext(
-                phase=phase,
-                service=run.service,
-                address=hook.address,
-                addresses=addresses,
-                interface=service.interface,
-                node=self.node,
-                peer=run.peer,
-                epoch=run.epoch,
-                reason=run.reason,
-            )
-
-        def told(result: HookResult) -> None:
-            data = asdict(result)
-            data |= {"path": one_line(result.path), "phase": phase.value, "seconds": round(result.seconds, 3)}
-            self._tell(run.service, "hook", data | {"epoch": run.epoch})
-
-        outcome = await run_phase(
-            found.hooks,
-            context,
-            timeout=service.hook_timeout,
-            on_line=lambda hook, line: log.info("%s %s %s: %s", run.service, phase.value, hook.path.name, line),
-            on_result=told,
-            stop_at_first_failure=run.step not in (Step.POST_ACQ, Step.POST_REL),
-        )
-        return outcome.ok, "; ".join(result.line for result in outcome.failed)
 
 
 def _complain(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

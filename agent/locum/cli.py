@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from locum import __version__
-from locum.config import DEFAULT_PATH, Config, ConfigError, load
+from locum.config import DEFAULT_PATH, Config, ConfigError
 
 app = typer.Typer(
     help="Keeps a service at its IP address when the server behind it dies.",
@@ -29,7 +29,9 @@ BAD_USAGE = 2
 def configured(path: Path) -> Config:
     """The configuration; on any problem its lines on standard error, and the end."""
     try:
-        return load(path)
+        from locum.hooks import ready
+
+        return ready.read(path)
     except ConfigError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
@@ -97,6 +99,21 @@ def switchover(
     from locum.commands import switchover as command
 
     raise typer.Exit(command.switchover(configured(config), service, to or None, timeout))
+
+
+@app.command()
+def hooks(
+    service: Annotated[str, typer.Argument(help="The service whose hooks are meant.")],
+    phase: Annotated[str, typer.Option("--phase", "-p", help="Of this phase only.", metavar="PHASE")] = "",
+    run: Annotated[str, typer.Option("--run", help="With --dry-run: what a phase would run.", metavar="PHASE")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print environments and commands; run nothing.")] = False,
+    config: ConfigOption = DEFAULT_PATH,
+    node: NodeOption = "",
+) -> None:
+    """List the hooks of a service, in the order in which they run, and where each comes from."""
+    from locum.commands import hooks as command
+
+    raise typer.Exit(command.hooks(configured(config), node or _host_name(), service, phase, run, dry_run))
 
 
 @app.command()

@@ -27,6 +27,8 @@ LIFETIME_LEAST = 0.9
 """A lease must be longer than this and a beat, so that the kernel's lifetime, in whole seconds, is never nothing."""
 LONGEST_DURATION = 7 * 86_400.0
 PROBLEMS_MOST = 50
+HOOKS_MOST = 64
+"""Ready-made hooks of a service."""
 EXAMPLES = {
     "cluster": 'cluster = "shop"',
     "brokers": 'brokers = ["mqtt://10.0.0.3:1883"]',
@@ -35,6 +37,7 @@ EXAMPLES = {
     "address": 'address = "10.0.0.1"',
     "addresses": 'addresses = ["10.0.0.100/24"]',
     "interface": 'interface = "eth0"',
+    "use": 'use = "ocf"',
 }
 """What a key that is missing looks like."""
 
@@ -157,6 +160,16 @@ class Node(Section):
     """Where ICMP echo reaches it."""
 
 
+class HookSection(BaseModel):
+    """A ready-made hook. What else it takes is the hook's own affair: locum.hooks.ready looks at it."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    use: Name
+    timeout: Duration | None = None
+    """Instead of the service's hook_timeout."""
+
+
 class Service(Section):
     addresses: Annotated[
         list[Annotated[Address, BeforeValidator(_interface_address)]], Field(min_length=1, max_length=256)
@@ -169,6 +182,8 @@ class Service(Section):
     hooks_dir: Annotated[Path, BeforeValidator(_folder)] = Path("/etc/locum/hooks")
     hook_timeout: Duration = 60.0
     """Each hook gets this long."""
+    hooks: Annotated[dict[Name, HookSection], Field(max_length=HOOKS_MOST)] = {}
+    """Ready-made hooks, in the order of their names."""
 
 
 class Config(Section):
@@ -287,6 +302,11 @@ def _contradictions(config: Config) -> list[str]:
                 owners[ip] = where
         if service.hook_timeout <= 0:
             found.append(f"{where}.hook_timeout: must be more than nothing")
+        found += [
+            f"{where}.hooks.{hook}.timeout: must be more than nothing"
+            for hook, section in service.hooks.items()
+            if section.timeout is not None and section.timeout <= 0
+        ]
     if config.gateway in owners:
         found.append(f"gateway: {config.gateway} belongs to {owners[config.gateway]}; it must be another host")
     for number, (at, _) in enumerate(places):
@@ -377,6 +397,8 @@ def _keys_beside(location: list[Any]) -> list[str]:
                 model = Node
             case "services" if model is Config:
                 model = Service
+            case "hooks" if model is Service:
+                model = HookSection
             case _:
                 pass
     return list(model.model_fields)

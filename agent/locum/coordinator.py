@@ -220,6 +220,8 @@ class Duty:
     silence_told: bool = False
     clean: bool = False
     """The service was held, and the addresses were removed under a lease that was still good."""
+    undone: bool = True
+    """All hooks of the release succeeded: what the service had here is not in use any more."""
     # What others say.
     last_holder: str = ""
     record: ServiceState | None = None
@@ -328,6 +330,25 @@ class Coordinator:
             if duty.due < due:
                 due = duty.due
         return due
+
+    def unheard(self, service: str, now: float) -> tuple[str, ...]:
+        """The service's other nodes of which no beat was heard within the window."""
+        others = (name for name in self.duties[service].service.nodes if name != self.node)
+        return tuple(name for name in others if now - self.peers[name].heard_at > self.timing.window)
+
+    def followed(self, service: str, now: float) -> str:
+        """The node that holds the service, as its beats say just now, while this one stands by; empty: none."""
+        duty = self.duties[service]
+        if duty.role is not Role.STANDBY or self.stopping:
+            return ""
+        holders = [
+            name
+            for name, peer in self.peers.items()
+            if now - peer.heard_at <= self.timing.missed
+            and service in peer.standings
+            and peer.standings[service].role is Role.ACTIVE
+        ]
+        return holders[0] if len(holders) == 1 else ""
 
     def _take_in(self, now: float, event: Input) -> list[Duty]:
         """Notes the input; returns the duties that it may concern."""
@@ -456,6 +477,7 @@ class Coordinator:
 
     def _acquire(self, duty: Duty, now: float) -> None:
         duty.forced = False
+        duty.undone = True
         duty.plan = deque(TAKEOVER)
         duty.step = None
 
@@ -502,6 +524,7 @@ class Coordinator:
         again = duty.step is Step.PRE_REL
         duty.plan = deque((Step.POST_ACQ,) if again else ())
         duty.step = None
+        duty.undone = True
         duty.successor = None
         duty.peer = ""
 
@@ -548,7 +571,8 @@ class Coordinator:
         elif step is Step.DROP:
             self._no_address(duty)
             duty.retry_at = inf
-        run = Run(duty.name, duty.number, step, duty.lease.epoch, duty.peer, duty.reason, until)
+        forced = duty.forced and duty.role is Role.RELEASING
+        run = Run(duty.name, duty.number, step, duty.lease.epoch, duty.peer, duty.reason, until, forced)
         (self._urgent if step is Step.DROP else self._later).append(run)
 
     def _no_address(self, duty: Duty) -> None:
@@ -589,6 +613,7 @@ class Coordinator:
                 return
             case _ if not ok:
                 assert step is not None
+                duty.undone = duty.undone and step not in (Step.PRE_REL, Step.POST_REL)
                 self._emit(duty.name, "failed", step=step.value, epoch=duty.lease.epoch, why=detail)
                 if taking and step is not Step.POST_ACQ:
                     self._back_off(duty, now)
@@ -1126,7 +1151,7 @@ class Coordinator:
             epoch=duty.lease.epoch,
             successor=duty.successor,
             ready=ready,
-            reason=duty.reason if duty.clean else "",
+            reason=duty.reason if duty.clean and duty.undone else "",
             clean=duty.clean,
         )
 

@@ -85,6 +85,15 @@ class Beat(Message):
         return self.boot.rpartition("/")[0] == self.node
 
 
+class HookRunning(Message):
+    """A hook that has been running for a while."""
+
+    service: Name
+    phase: str = Field(max_length=16, pattern=PRINTABLE)
+    hook: Text = Field(description="Its file's name, or its name in the configuration.")
+    seconds: Annotated[float, Field(ge=0)] = Field(description="For how long, when this was said.")
+
+
 class NodeState(Message):
     """Retained: whether a node's agent is connected. The last will sets it to offline, or a peer that misses its beats:
     a broker may take twice the window to notice (Mosquitto 2.0: 2.6 to 4 s after a client stopped, measured)."""
@@ -97,6 +106,9 @@ class NodeState(Message):
     boot: str = Field("", max_length=128, pattern=PRINTABLE)
     version: str = Field("", max_length=32, pattern=PRINTABLE)
     since: str = Field("", max_length=40, pattern=PRINTABLE, description="RFC 3339, by that node's wall clock.")
+    hooks: Annotated[list[HookRunning], Field(max_length=SERVICES_MOST)] = Field(
+        [], description="Hooks that have been running for a second or more; said again every two seconds."
+    )
 
 
 class ServiceState(Message):
@@ -150,7 +162,7 @@ EVENTS: dict[str, str] = {
     "taken": "The addresses are on the node, and announced.",
     "restored": "An address was removed by somebody else, and is set again: why.",
     "dropped": "The addresses are off the node.",
-    "hook": "A hook has run: path, phase, address, ok, status, signal, seconds, detail.",
+    "hook": "A hook has run: name, path, phase, address, ok, status, signal, seconds, detail.",
     "failed": "A step failed: step, why.",
     "refused": "Test or another hook said no, or a command could not be followed: way, why, command.",
     "wire": "Another machine answers for the address: mac, address. It is not taken.",

@@ -203,6 +203,8 @@ class Run:
     reason: str
     until: float = 0.0
     """For TAKE: the moment from which another node may act."""
+    forced: bool = False
+    """Nothing stops it: a hook that fails must not keep those after it from running."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,12 +68,14 @@ def test_what_a_hook_is_told(cluster: Cluster) -> None:
         "LOCUM_ADDRESS=10.0.0.100/24",
         "LOCUM_ADDRESSES=10.0.0.100/24",
         "LOCUM_EPOCH=" + (cluster.folder / "epoch").read_text(),
+        "LOCUM_HOSTS=alpha=10.0.0.1 beta=10.0.0.2",
         "LOCUM_INTERFACE=eth0",
         "LOCUM_NODE=alpha",
         "LOCUM_PEER=",
         "LOCUM_PHASE=PostAcq",
         "LOCUM_REASON=start",
         "LOCUM_SERVICE=web",
+        "LOCUM_UNHEARD=beta",
     ]
 
 

@@ -8,6 +8,7 @@ from locum.agent import missing_rights
 from locum.commands.listener import listening, unreachable
 from locum.config import Config, ConfigError
 from locum.hooks import problems as hook_problems
+from locum.hooks import ready
 
 
 def check(config: Config, node: str) -> int:
@@ -25,6 +26,7 @@ def check(config: Config, node: str) -> int:
             f"{name}: {text}"
             for text in hook_problems(service.hooks_dir, name, [str(address) for address in service.addresses])
         ]
+        found += [f"{name}: {text}" for text in ready.problems(service)]
     found += asyncio.run(_brokers(config))
     missing = missing_rights()
     if missing:

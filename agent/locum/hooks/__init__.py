@@ -6,9 +6,11 @@ process of its own, a coroutine hook too: so it never delays a beat, and it can 
 
 from locum.hooks.context import HookContext, Phase
 from locum.hooks.folder import Found, Hook, Kind, Problem, find, look, problems
+from locum.hooks.ready import Declared, declared
 from locum.hooks.runner import HookResult, PhaseResult, run_phase
 
 __all__ = [
+    "Declared",
     "Found",
     "Hook",
     "HookContext",
@@ -17,6 +19,7 @@ __all__ = [
     "Phase",
     "PhaseResult",
     "Problem",
+    "declared",
     "find",
     "look",
     "problems",

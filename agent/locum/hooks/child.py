@@ -11,11 +11,12 @@ agent's own Python is found, whether or not a virtual environment is active.
 import asyncio
 import importlib.machinery
 import importlib.util
+import json
 import os
 import signal
 import sys
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 _FRAMES_MAX = 5
@@ -34,14 +35,24 @@ class Context:
     peer: str
     epoch: int
     reason: str
+    unheard: tuple[str, ...] = ()
+    hosts: dict[str, str] = field(default_factory=dict)
+    hook: str = ""
+    """A ready-made hook's name in the configuration."""
+    parameters: Any = None
+    """A ready-made hook's own: an instance of its class Parameters."""
 
     def log(self, text: object) -> None:
         """Write to the agent's log, line by line, at once."""
         print(text, flush=True)
 
 
-def context_from(environment: dict[str, str]) -> Context:
-    """The context that the LOCUM_ variables describe. KeyError if one is missing."""
+def context_from(environment: dict[str, str], module: Any = None) -> Context:
+    """The context that the LOCUM_ variables describe. KeyError if one is missing.
+
+    `module`: the hook's file, whose Parameters a ready-made one is told.
+    """
+    told = environment.get("LOCUM_PARAMETERS")
     return Context(
         phase=environment["LOCUM_PHASE"],
         service=environment["LOCUM_SERVICE"],
@@ -52,6 +63,10 @@ def context_from(environment: dict[str, str]) -> Context:
         peer=environment["LOCUM_PEER"],
         epoch=int(environment["LOCUM_EPOCH"]),
         reason=environment["LOCUM_REASON"],
+        unheard=tuple(environment["LOCUM_UNHEARD"].split()),
+        hosts=dict(host.split("=", 1) for host in environment["LOCUM_HOSTS"].split()),
+        hook=environment.get("LOCUM_HOOK", ""),
+        parameters=module.Parameters(**json.loads(told)) if told else None,
     )
 
 
@@ -78,7 +93,8 @@ async def run(hook: Any, context: Context) -> object:
 
 def main(path: str) -> int:
     try:
-        returned = asyncio.run(run(load(path).hook, context_from(dict(os.environ))))
+        module = load(path)
+        returned = asyncio.run(run(module.hook, context_from(dict(os.environ), module)))
     except SystemExit:
         raise  # sys.exit(3) in a hook means what it means in a script
     except BaseException as error:

@@ -30,11 +30,17 @@ class Phase(StrEnum):
     PostAcq = "PostAcq"
     PreRel = "PreRel"
     PostRel = "PostRel"
+    Standby = "Standby"
+    """For ready-made hooks only: from time to time, while another node holds the service."""
 
     @property
     def is_on_the_way_down(self) -> bool:
         """Whether the service is being given up; then addresses come in reverse order."""
         return self in (Phase.PreRel, Phase.PostRel)
+
+
+ON_THE_WAY = (Phase.Test, Phase.PreAcq, Phase.PostAcq, Phase.PreRel, Phase.PostRel)
+"""The phases of a takeover and of a release, for which a folder may hold hooks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,10 @@ class HookContext:
     """The node that had the service before, or that is to have it; "" when nobody is known."""
     epoch: int
     reason: str
+    unheard: tuple[str, ...] = ()
+    """The service's other nodes of which no beat is heard now."""
+    hosts: tuple[str, ...] = ()
+    """The service's nodes with the addresses of their hosts, as "alpha=10.0.0.1"."""
 
     def environment(self) -> dict[str, str]:
         """The environment of a hook's process: the LOCUM_ variables on a clean base. The runner adds HOME."""
@@ -65,6 +75,8 @@ class HookContext:
             "LOCUM_PEER": _value(self.peer),
             "LOCUM_EPOCH": str(self.epoch),
             "LOCUM_REASON": _value(self.reason),
+            "LOCUM_UNHEARD": " ".join(_value(node) for node in self.unheard),
+            "LOCUM_HOSTS": " ".join(_value(host) for host in self.hosts),
         }
 
 

@@ -9,6 +9,8 @@ its compressed form) and its name starts with the phase's. The rules:
   undone first.
 - A hook in an address's folder runs for that address; one in the service's folder runs once, with the first address:
   a mount for a service of two addresses must not be tried twice.
+- Hooks that the configuration declares (ready.py) come before all of these on the way up, and after them, the last one
+  first, on the way down.
 - What was meant to run and must not (others can write it, its folder cannot be read) stays in the list as *refused*:
   it fails its phase when its turn comes. A takeover must not go on as if nobody had wanted that mount.
 - Python files are looked at with `ast`, never imported: nothing of a hook runs in the agent.
@@ -25,7 +27,8 @@ from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
 from locum.aside import aside
-from locum.hooks.context import Phase
+from locum.hooks.context import ON_THE_WAY, Phase
+from locum.hooks.ready import Declared
 from locum.hooks.startable import trouble
 from locum.hooks.text import one_line
 
@@ -42,6 +45,7 @@ _LEFTOVER_PARTS = (".dpkg-", ".rpm")
 class Kind(StrEnum):
     executable = "executable"
     coroutine = "coroutine"
+    ready = "ready-made"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,18 @@ class Hook:
     kind: Kind = Kind.executable
     refused: str = ""
     """Why it must not run, to be read after the path; "" if it may."""
+    declared: Declared | None = None
+    """Of a ready-made hook: what the configuration says of it."""
+
+    @property
+    def name(self) -> str:
+        """What people call it: its file's name, or its name in the configuration."""
+        return self.declared.name if self.declared else self.path.name
+
+    @property
+    def title(self) -> str:
+        """What it is called in lines of the log: its path, or its name and use."""
+        return f"{self.declared.name} ({self.declared.use})" if self.declared else one_line(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +92,12 @@ class Found:
             self.problems.append(problem)
 
 
-def find(hooks_dir: str | Path, service: str, addresses: Sequence[str], phase: Phase) -> Found:
+def find(
+    hooks_dir: str | Path, service: str, addresses: Sequence[str], phase: Phase, declared: Sequence[Declared] = ()
+) -> Found:
     """The hooks of one phase, in the order in which they run, and what is wrong with what lies there.
+
+    `declared`, in their order: they come first on the way up, and last, the other way round, on the way down.
 
     `addresses` are the service's, such as "10.0.0.100/24", in its order, at least one. It reads files: in an event
     loop use `look`. Raises ValueError for a service or an address that cannot name a folder.
@@ -87,23 +107,38 @@ def find(hooks_dir: str | Path, service: str, addresses: Sequence[str], phase: P
     if not names or "/" in service or service in ("", ".", ".."):
         raise ValueError(f"service {service!r} with addresses {list(addresses)}: cannot be looked up")
     places = list(zip(names, addresses, strict=True))
+    ready = _ready(declared, phase, addresses[0])
+    if not phase.is_on_the_way_down:
+        found.hooks.extend(ready)
     # A service named like one of its addresses has one folder, not two.
     own = [] if service in names else [(service, addresses[0])]
     for name, address in [*reversed(places), *own] if phase.is_on_the_way_down else [*own, *places]:
         _search(Path(hooks_dir) / name, phase, address, found)
+    if phase.is_on_the_way_down:
+        found.hooks.extend(ready)
     return found
 
 
 async def look(
-    hooks_dir: str | Path, service: str, addresses: Sequence[str], phase: Phase, *, timeout: float = LOOK_SECONDS
+    hooks_dir: str | Path,
+    service: str,
+    addresses: Sequence[str],
+    phase: Phase,
+    declared: Sequence[Declared] = (),
+    *,
+    timeout: float = LOOK_SECONDS,
 ) -> Found:
     """`find`, in a thread. A folder that does not answer within `timeout` seconds is a refused hook, and a problem."""
     try:
-        return await aside(lambda: find(hooks_dir, service, addresses, phase), timeout=timeout)
+        return await aside(lambda: find(hooks_dir, service, addresses, phase, declared), timeout=timeout)
     except TimeoutError as error:
-        found = Found()
+        found = Found(_ready(declared, phase, addresses[0]))
         text = f"could not be read ({error}): is its disk well?"
-        found.hooks.append(Hook(Path(hooks_dir), phase, addresses[0], refused=text))
+        # On the way up it stops what follows; on the way down the ready-made ones need not suffer for it.
+        found.hooks.insert(
+            0 if phase.is_on_the_way_down else len(found.hooks),
+            Hook(Path(hooks_dir), phase, addresses[0], refused=text),
+        )
         found.add_problem(Path(hooks_dir), text)
         return found
 
@@ -112,7 +147,7 @@ def problems(hooks_dir: str | Path, service: str, addresses: Sequence[str]) -> l
     """Every problem of one service's hooks, one line each, for `locum check`. Reads files, changes none."""
     root = Path(hooks_dir)
     everything = Found()
-    for phase in Phase:
+    for phase in ON_THE_WAY:
         for problem in find(root, service, addresses, phase).problems:
             if problem not in everything.problems:
                 everything.problems.append(problem)
@@ -123,11 +158,17 @@ def problems(hooks_dir: str | Path, service: str, addresses: Sequence[str]) -> l
             everything.add_problem(root / name, f"is not looked in: this address is spelt {right} here, rename it")
     for folder in dict.fromkeys((service, *names)):
         for name in _names(root / folder):
-            near = next((p for p in Phase if name.lower().startswith(p.lower())), None)
+            near = next((p for p in ON_THE_WAY if name.lower().startswith(p.lower())), None)
             if near is not None and not name.startswith(near):
                 path = root / folder / name
                 everything.add_problem(path, f"is not run: its name must start with {near}, in just these letters")
     return [problem.text for problem in everything.problems]
+
+
+def _ready(declared: Sequence[Declared], phase: Phase, address: str) -> list[Hook]:
+    """The ready-made hooks of the phase, in the order in which they run."""
+    hooks = [Hook(hook.path, phase, address, Kind.ready, declared=hook) for hook in declared if phase in hook.phases]
+    return hooks[::-1] if phase.is_on_the_way_down else hooks
 
 
 def _search(folder: Path, phase: Phase, address: str, found: Found) -> None:

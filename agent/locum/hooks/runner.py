@@ -47,6 +47,10 @@ _CHILD = str(Path(__file__).with_name("child.py"))
 class HookResult:
     """How one run went."""
 
+    name: str
+    """Its file's name, or its name in the configuration."""
+    title: str
+    """Its path, or its name in the configuration and what it uses."""
     path: Path
     phase: Phase
     address: str
@@ -62,12 +66,12 @@ class HookResult:
     dropped_lines: int
     """Lines beyond the bound: read and counted only."""
     detail: str
-    """One line, to be read after the path."""
+    """One line, to be read after the title."""
 
     @property
     def line(self) -> str:
         """The result as one line for a log or an event."""
-        return f"{one_line(self.path)} for {self.address}: {self.detail}"
+        return f"{self.title} for {self.address}: {self.detail}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,26 @@ class PhaseResult:
         return tuple(result for result in self.results if not result.ok)
 
 
+def command_of(hook: Hook) -> list[str]:
+    """The command line of a hook's process."""
+    if hook.kind is Kind.executable and hook.declared is None:
+        return [str(hook.path)]
+    # -I: neither this folder nor PYTHON variables decide what is imported; -u: lines come as they are printed.
+    return [sys.executable, "-I", "-u", _CHILD, str(hook.path)]
+
+
+def environment_of(hook: Hook, context: HookContext) -> dict[str, str]:
+    """All of a hook's environment."""
+    told = context.environment()
+    if hook.declared is not None:
+        told |= {
+            "LOCUM_HOOK": hook.declared.name,
+            "LOCUM_PARAMETERS": hook.declared.parameters,
+            "LOCUM_TIMEOUT": f"{hook.declared.timeout:g}",
+        }
+    return {**told, "HOME": os.environ.get("HOME") or ("/root" if os.geteuid() == 0 else "/")}
+
+
 async def run_phase(
     hooks: Sequence[Hook],
     context_for: Callable[[Hook], HookContext],
@@ -95,17 +119,25 @@ async def run_phase(
     on_line: Callable[[Hook, str], None],
     on_result: Callable[[HookResult], None],
     stop_at_first_failure: bool,
+    on_start: Callable[[Hook], None] = lambda hook: None,
+    beside: Callable[[Hook], None] | None = None,
 ) -> PhaseResult:
-    """Run the hooks in order, each for at most `timeout` seconds.
+    """Run the hooks in order, each for at most `timeout` seconds, or the time that its declaration gives it.
 
-    `on_line` gets every line of output as it comes, `on_result` every result, both in the event loop: they must not
-    block. Cancel it, and the running hook is killed with its whole group before CancelledError goes on.
+    `on_start` gets every hook when its turn comes, `on_line` every line of output as it comes, `on_result` every
+    result, all in the event loop: they must not block. A hook for which nobody is to wait is handed to `beside`, and
+    has no result here. Cancel it, and the running hook is killed with its whole group before CancelledError goes on.
     """
     results: list[HookResult] = []
     guard = Guard()
     try:
         for position, hook in enumerate(hooks):
-            result = await _run(hook, context_for(hook), timeout, guard, on_line)
+            if beside is not None and hook.declared is not None and hook.declared.beside:
+                beside(hook)
+                continue
+            on_start(hook)
+            limit = hook.declared.timeout if hook.declared is not None else timeout
+            result = await _run(hook, context_for(hook), limit, guard, on_line)
             results.append(result)
             on_result(result)
             if stop_at_first_failure and not result.ok:
@@ -126,6 +158,8 @@ async def _run(
         if lines.dropped:
             detail += f"; {lines.dropped} lines of its output are not in the log"
         return HookResult(
+            name=one_line(hook.name),
+            title=hook.title,
             path=hook.path,
             phase=hook.phase,
             address=hook.address,
@@ -142,7 +176,7 @@ async def _run(
     if hook.refused:
         return result(hook.refused)
     try:
-        known = "" if hook.kind is Kind.coroutine else await aside(lambda: trouble(hook.path), timeout=timeout)
+        known = "" if hook.kind is not Kind.executable else await aside(lambda: trouble(hook.path), timeout=timeout)
     except TimeoutError as error:
         return result(f"was not started: it could not be read: {error}", timed_out=now() >= started_at + timeout)
     try:
@@ -205,19 +239,14 @@ class _Running:
 
     def __init__(self, hook: Hook, context: HookContext, guard: Guard) -> None:
         """Starts it; OSError if that fails."""
-        command = [str(hook.path)]
-        if hook.kind is Kind.coroutine:
-            # -I: neither this folder nor PYTHON variables decide what is imported; -u: lines come as they are printed.
-            command = [sys.executable, "-I", "-u", _CHILD, str(hook.path)]
-        home = os.environ.get("HOME") or ("/root" if os.geteuid() == 0 else "/")
         self._process = subprocess.Popen(
-            command,
+            command_of(hook),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             bufsize=0,
             cwd="/",
-            env={**context.environment(), "HOME": home},
+            env=environment_of(hook, context),
             umask=0o022,
             start_new_session=True,
             restore_signals=True,
