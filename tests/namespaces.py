@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 _IN_CI = os.environ.get("CI") == "true"
 _NO_LAB = why_no_lab()
+_PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
 _NO_NFT = None if shutil.which("nft") else "nft is not installed (package nftables)"
 
 NEEDS_NAMESPACES = [
@@ -28,6 +29,13 @@ NEEDS_NAMESPACES = [
     pytest.mark.skipif(_NO_LAB is not None and not _IN_CI, reason=_NO_LAB or ""),
 ]
 NEEDS_NFT = pytest.mark.skipif(_NO_NFT is not None and not _IN_CI, reason=_NO_NFT or "")
+
+
+def needs_programs(*names: str) -> list[pytest.MarkDecorator]:
+    """Marks for tests that run these programs (names, or absolute paths)."""
+    missing = [name for name in names if shutil.which(name, path=_PATH) is None]
+    reason = f"not installed: {', '.join(missing)}"
+    return [pytest.mark.skipif(bool(missing) and not _IN_CI, reason=reason)]
 
 
 def needs_namespaces(test: T) -> T:

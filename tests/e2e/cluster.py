@@ -122,6 +122,8 @@ class Cluster:
         self.addresses = [address.partition("/")[0] for address in addresses]
         self.watch = AddressWatch(self.nodes.values(), self.addresses)
         self.agents: dict[str, subprocess.Popen[Any]] = {}
+        self.inside: Callable[[str], list[str]] = lambda name: []
+        """The beginning of the command line with which a node's agent is started."""
         self._mosquitto: subprocess.Popen[Any] | None = None
         self._subscribers: list[Subscriber] = []
         self.config = folder / "locum.toml"
@@ -189,7 +191,17 @@ hooks_dir = "{self.hooks}"
         for name in names or self.names:
             with self._log_file(name).open("a") as log:
                 self.agents[name] = self.nodes[name].popen(
-                    [sys.executable, "-m", "locum", "run", "--config", str(self.config), "--node", name],
+                    [
+                        *self.inside(name),
+                        sys.executable,
+                        "-m",
+                        "locum",
+                        "run",
+                        "--config",
+                        str(self.config),
+                        "--node",
+                        name,
+                    ],
                     stderr=log,
                     stdout=log,
                 )

@@ -7,7 +7,7 @@ from typing import Any
 
 from locum.commands.listener import listening
 from locum.config import Config
-from locum.messages import HOLDING, Beat, Role, Standing
+from locum.messages import HOLDING, Beat, HookRunning, NodeState, Role, Standing
 
 BEATS_HEARD = 2.5
 """For how many intervals it listens, if a node is silent; it ends as soon as all nodes were heard."""
@@ -15,14 +15,14 @@ BEATS_HEARD = 2.5
 
 def status(config: Config, as_json: bool = False) -> int:
     """0 if every service has exactly one active holder, else 1."""
-    beats, brokers = asyncio.run(_hear(config))
+    beats, states, brokers = asyncio.run(_hear(config))
     for url, why in brokers.items():
         if why:
             print(f"broker {url}: {why}", file=sys.stderr)
     if all(brokers.values()):
         print("no broker can be reached: who holds what cannot be known", file=sys.stderr)
         return 1
-    picture = describe(config, beats) | {"brokers": {url: why or "ok" for url, why in brokers.items()}}
+    picture = describe(config, beats, states) | {"brokers": {url: why or "ok" for url, why in brokers.items()}}
     if sum(not why for why in brokers.values()) <= len(brokers) // 2:
         print("no majority of the brokers can be reached from here", file=sys.stderr)
     if as_json:
@@ -32,10 +32,12 @@ def status(config: Config, as_json: bool = False) -> int:
     return 0 if all(service["state"] == "active" for service in picture["services"].values()) else 1
 
 
-async def _hear(config: Config) -> tuple[dict[str, Beat], dict[str, str]]:
-    """The newest beat of each node that is heard, and what is wrong with each broker (empty: nothing)."""
+async def _hear(config: Config) -> tuple[dict[str, Beat], dict[str, NodeState], dict[str, str]]:
+    """The newest beat and state of each node that is heard, and what is wrong with each broker (empty: nothing)."""
     beats: dict[str, Beat] = {}
-    async with listening(config, [f"locum/{config.cluster}/beat/+"]) as listener:
+    states: dict[str, NodeState] = {}
+    prefix = f"locum/{config.cluster}"
+    async with listening(config, [f"{prefix}/beat/+", f"{prefix}/node/+"]) as listener:
         if listener.reached:
             until = asyncio.get_running_loop().time() + BEATS_HEARD * config.timing.beat
             while len(beats) < len(config.nodes):
@@ -43,15 +45,17 @@ async def _hear(config: Config) -> tuple[dict[str, Beat], dict[str, str]]:
                 if heard is None:
                     break
                 beat = heard[1]
+                if isinstance(beat, NodeState):
+                    states[beat.node] = beat
                 if isinstance(beat, Beat) and beat.consistent and beat.node in config.nodes:
                     last = beats.get(beat.node)
                     if last is None or last.boot != beat.boot or last.seq < beat.seq:
                         beats[beat.node] = beat
-        return beats, {url: listener.failed.get(url, "") for url in config.brokers}
+        return beats, states, {url: listener.failed.get(url, "") for url in config.brokers}
 
 
-def describe(config: Config, beats: dict[str, Beat]) -> dict[str, Any]:
-    """The whole picture that these beats give, ready for JSON."""
+def describe(config: Config, beats: dict[str, Beat], states: dict[str, NodeState]) -> dict[str, Any]:
+    """The whole picture that these beats give, ready for JSON. States say what hooks run at the nodes that beat."""
     services: dict[str, Any] = {}
     for name, service in config.services.items():
         standings = {node: beats[node].services[name] for node in service.nodes if name in _services(beats, node)}
@@ -70,12 +74,21 @@ def describe(config: Config, beats: dict[str, Beat]) -> dict[str, Any]:
             "roles": {node: _role(standings.get(node)) for node in service.nodes},
         }
     nodes = {
-        node: {"heard": node in beats, "same_configuration": beats[node].config == config.digest()}
+        node: {
+            "heard": True,
+            "same_configuration": beats[node].config == config.digest(),
+            "hooks": [hook.model_dump() for hook in _hooks(beats[node], states.get(node))],
+        }
         if node in beats
         else {"heard": False}
         for node in config.nodes
     }
     return {"cluster": config.cluster, "services": services, "nodes": nodes}
+
+
+def _hooks(beat: Beat, state: NodeState | None) -> list[HookRunning]:
+    """What the node says of its hooks, if it is the start of the agent that beats now which said it."""
+    return state.hooks if state is not None and state.boot == beat.boot and state.state == "online" else []
 
 
 def _state(standings: dict[str, Standing], holding: list[str]) -> str:
@@ -98,6 +111,7 @@ def _services(beats: dict[str, Beat], node: str) -> Any:
 
 def _show(picture: dict[str, Any]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -123,5 +137,10 @@ def _show(picture: dict[str, Any]) -> None:
     for node, facts in picture["nodes"].items():
         if not facts["heard"]:
             console.print(f"{node}: not heard", style="red")
-        elif not facts["same_configuration"]:
+            continue
+        if not facts["same_configuration"]:
             console.print(f"{node}: runs with another configuration than this file", style="yellow")
+        for hook in facts["hooks"]:
+            console.print(
+                f"{node}: {hook['phase']} of {hook['service']} runs {escape(hook['hook'])} for {hook['seconds']:.0f} s"
+            )
