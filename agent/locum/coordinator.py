@@ -31,6 +31,7 @@ from locum.ports import (
     DropNow,
     Echoed,
     Emit,
+    Fitness,
     Held,
     Hold,
     Input,
@@ -89,6 +90,8 @@ class On(StrEnum):
     RELEASED = "the last step of the release is done"
     LINK_DOWN = "the interface is down or away"
     LINK_UP = "the interface is up"
+    UNFIT = "a check fails"
+    FIT = "the checks pass"
 
 
 S, C, A, H, R, F = Role.STANDBY, Role.CLAIMING, Role.ACQUIRING, Role.ACTIVE, Role.RELEASING, Role.FAULT
@@ -97,11 +100,14 @@ TABLE: dict[tuple[Role, On], tuple[str, Role]] = {
     # in this role, when     the coordinator does  and the role becomes
     (S, On.TURN): ("claim", C),
     (S, On.LINK_DOWN): ("nothing", F),
+    (S, On.UNFIT): ("nothing", F),
     (F, On.LINK_UP): ("nothing", S),
+    (F, On.FIT): ("nothing", S),
     (C, On.GRANTED): ("acquire", A),
     (C, On.DENIED): ("withdraw", S),
     (C, On.STOP): ("withdraw", S),
     (C, On.LINK_DOWN): ("withdraw", F),
+    (C, On.UNFIT): ("withdraw", F),
     (A, On.ACQUIRED): ("settle", H),
     (A, On.DECLINED): ("withdraw", S),
     (A, On.FAILED): ("undo", R),
@@ -197,6 +203,13 @@ class Duty:
     unconfirmed: bool = False
     """A beat is overdue at the brokers: a second opinion is asked for."""
     holding_told: bool = False
+    # The checks.
+    fit: bool = True
+    unfit: str = ""
+    """Which checks fail, and how."""
+    yield_at: float = -inf
+    """An unfit holder does not offer the service again before."""
+    yield_told: bool = False
     # The next claim.
     ears: Ears = field(default_factory=Ears)
     wire_error: str = ""
@@ -395,6 +408,8 @@ class Coordinator:
                 return self._obey(now, command)
             case LinkChanged(interface, up):
                 return self._link(now, interface, up)
+            case Fitness(service, fit, why):
+                return self._check(now, self.duties[service], fit, why)
             case Held(service, until, ok, detail):
                 duty = self.duties[service]
                 if duty.has_address:
@@ -444,7 +459,7 @@ class Coordinator:
         return True
 
     def _nothing(self, duty: Duty, now: float) -> None:
-        duty.reason = "link"
+        """Only the role changes."""
 
     def _claim(self, duty: Duty, now: float) -> None:
         duty.waives_wire = duty.lease.released(now)
@@ -666,7 +681,7 @@ class Coordinator:
         for _ in range(8):  # a change of role may make another one due at once; more than a few in a row cannot be
             before = duty.role
             match before:
-                case Role.STANDBY:
+                case Role.STANDBY | Role.FAULT:
                     duty.due = self._stand_by(duty, now)
                 case Role.CLAIMING:
                     duty.due = self._press_claim(duty, now)
@@ -680,10 +695,14 @@ class Coordinator:
     def _stand_by(self, duty: Duty, now: float) -> float:
         if not self._links.get(duty.service.interface, False):
             if duty.service.interface in self._links:
-                self._fire(duty, On.LINK_DOWN, now)
+                self._fire(duty, On.LINK_DOWN, now, reason="link")
             return inf
         if self.stopping:
             return inf
+        if not duty.fit:
+            self._fire(duty, On.UNFIT, now, reason="check", why=duty.unfit)
+            if duty.record is None or duty.record.holder is None:
+                return inf  # it may not claim; all that is left to do is to clear the record of a holder that is lost
         timing, ears = self.timing, duty.ears
         quiet_at = duty.lease.quiet_at(now)
         if quiet_at == inf:  # no majority of brokers is heard: nothing that we do not hear means anything
@@ -701,7 +720,7 @@ class Coordinator:
         not_before = max(quiet_at, duty.backoff_until, duty.give_way_until, duty.lease.undecided_until())
         # Asked one after the other where a claim waits for the answer, and at leisure where none does: long before, or
         # when somebody has gone on answering (a kernel whose agent is dead is late at times, but not for a window).
-        at_leisure = ears.failed or not_before - now >= 2 * WIRE_SILENCE
+        at_leisure = ears.failed or not duty.fit or not_before - now >= 2 * WIRE_SILENCE
         at_leisure = at_leisure or (bool(ears.mac) and now > quiet_at + timing.window)
         ask_at = ears.done_at + (timing.wire_rest if at_leisure else WIRE_PACE if ears.mac else 0.0)
         if not ears.pending(now) and now >= ask_at:
@@ -712,6 +731,8 @@ class Coordinator:
         if now >= quiet_at and not released:
             self._tell_wire(duty)
         due = ears.pending_since + PROBE_BOUND if ears.pending_since is not None else ask_at
+        if not duty.fit:
+            return due
         if now < not_before:
             duty.ready_at = None
             return min(due, not_before)
@@ -809,8 +830,11 @@ class Coordinator:
                     duty.corrected_at = now
                     self._publish_record(duty, now)
                 due = min(due, duty.corrected_at + timing.beat)
-        if duty.role is Role.ACTIVE and duty.service.failback == "auto" and not self.stopping:
-            due = min(due, self._fail_back(duty, now))
+        if duty.role is Role.ACTIVE and not self.stopping:
+            if not duty.fit:
+                self._yield(duty, now)
+            elif duty.service.failback == "auto":
+                due = min(due, self._fail_back(duty, now))
         return min(due, base + timing.lease)
 
     def _second_opinion(self, duty: Duty, now: float, confirmed_at: float) -> float:
@@ -857,6 +881,20 @@ class Coordinator:
             due = min(due, max(at, duty.failback_at))
         return due
 
+    def _yield(self, duty: Duty, now: float) -> None:
+        """An unfit holder hands over to a fit node; where there is none it keeps the service, and says so."""
+        if duty.unconfirmed or duty.step is not None or now < duty.yield_at:
+            return
+        heir = self._heir(duty, now)
+        if heir:
+            duty.yield_at = now + self.timing.retry_first
+            self._move(duty, now, heir, "check", "")
+        elif not duty.yield_told:
+            duty.yield_told = True
+            self._emit(
+                duty.name, "unfit", epoch=duty.lease.epoch, why=f"{duty.unfit}; no other node could take it: kept"
+            )
+
     # -- the wire, the links, the peers -------------------------------------------------------------------------------
 
     def _probe(self, duty: Duty, now: float) -> None:
@@ -897,8 +935,19 @@ class Coordinator:
         self._links[interface] = up
         concerned = [duty for duty in self._duties if duty.service.interface == interface]
         for duty in concerned:
-            self._fire(duty, On.LINK_UP if up else On.LINK_DOWN, now, reason="link")
+            if duty.fit or not up:
+                self._fire(duty, On.LINK_UP if up else On.LINK_DOWN, now, reason="link")
         return concerned
+
+    def _check(self, now: float, duty: Duty, fit: bool, why: str) -> list[Duty]:
+        duty.fit, duty.unfit = fit, why
+        duty.yield_told = False
+        if not fit:
+            self._fire(duty, On.UNFIT, now, reason="check", why=why)
+        elif self._links.get(duty.service.interface, False):
+            self._fire(duty, On.FIT, now, reason="check")
+        self._changed = True  # whether it is ready is in the beat
+        return [duty]
 
     def _fit(self, node: str, service: str, now: float) -> bool:
         """Whether another node could take the service at once: it beats, and says so."""
@@ -932,7 +981,7 @@ class Coordinator:
         return peer.standings.get(duty.name) if peer is not None else None
 
     def _claimable(self, duty: Duty) -> bool:
-        return not self.stopping and self._links.get(duty.service.interface, False)
+        return not self.stopping and duty.fit and self._links.get(duty.service.interface, False)
 
     def _watch_peers(self, now: float) -> None:
         """Tells of nodes that have fallen silent, and sees to it that their retained state does not outlive them."""

@@ -98,6 +98,15 @@ class LinkChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Fitness:
+    """What the service's checks say of this node, when that has changed. `why`: of those that fail."""
+
+    service: str
+    fit: bool
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Held:
     """A Hold has been carried out, or could not be. `until`: as it was in the Hold."""
 
@@ -134,6 +143,7 @@ Input = (
     | Probed
     | Echoed
     | LinkChanged
+    | Fitness
     | Held
     | AddressGone
     | Stop

@@ -23,6 +23,7 @@ clock shows something else. Beats, probes, renewals and announcements are left o
                                      and what was sent on them arrives when it rejoins
     cut NAME NAME, mend NAME NAME    between a node and a broker, another node or the gateway; noticed at once
     link NAME down|up                the node's interface
+    checks NAME fail|pass [service=web]     what the service's checks say of the node
     hooks NAME STEP ok|fails [takes=3s]    what this hook will do from now on: Test, PreAcq, PostAcq, PreRel, PostRel
     delete NAME SERVICE              somebody removes the service's address by hand
     slow NAME 100ms                  every message between a node and the brokers takes that much longer
@@ -308,6 +309,13 @@ class Story:
         self._say(name, f"eth0 is {way}")
         if machine.agent is not None:
             self._feed(machine, ports.LinkChanged("eth0", machine.link))
+
+    def do_checks(self, name: str, what: str, service: str = "web") -> None:
+        machine = self.machines[name]
+        fit = {"pass": True, "fail": False}[what]
+        self._say(name, f"its checks of {service} {what}")
+        if machine.agent is not None:
+            self._feed(machine, ports.Fitness(service, fit, "" if fit else "page: connection refused"))
 
     def do_delete(self, name: str, service: str) -> None:
         machine = self.machines[name]

@@ -120,6 +120,9 @@ class Agent:
             self.host.kernel.remove(name, "was here at the start")
         self.world.referee.born(self)
         self.feed(ports.LinkChanged("eth0", self.host.carrier))
+        for service, until in self.host.unfit_until.items():
+            if service in self.core.duties and until > self.world.t:
+                self.feed(ports.Fitness(service, False, "a check fails"))
         for broker in range(len(self.conns)):
             self.world.at(self.world.t + 0.001, self._connect, broker)
         self.post(self.inside, self._fed, TICK)
@@ -201,6 +204,10 @@ class Agent:
         elif not self.dead:
             self.waiting[source].append((act, a, b))
             assert len(self.waiting[source]) < WAITING_MOST
+
+    def checked(self, service: str, fit: bool) -> None:
+        if service in self.core.duties:
+            self.post(self.inside, lambda *_: self.feed(ports.Fitness(service, fit, "" if fit else "a check fails")))
 
     def link_changed(self, up: bool, _: object) -> None:
         self.post(self.inside, lambda *_: self.feed(ports.LinkChanged("eth0", up)))

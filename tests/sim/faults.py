@@ -44,7 +44,7 @@ class Fault:
 KINDS: dict[str, float] = {
     "pause": 12, "trap": 10, "kill": 8, "power": 4, "suspend": 3, "stop": 5, "stall": 14, "slow": 6, "cut": 10,
     "freeze": 5, "restart": 7, "lose": 5, "dup": 4, "hooks": 5, "command": 10, "link": 5, "wire": 6, "alone": 4,
-    "wipe": 2, "netlink": 4, "late": 4,
+    "wipe": 2, "netlink": 4, "late": 4, "unfit": 6,
 }  # fmt: skip
 """What can go wrong, and how often."""
 
@@ -109,7 +109,7 @@ def _draw(rng: Random, shape: Shape, at: float, kind: str) -> Fault:
             how = rng.choice(("", "gone"))
         case "wire":
             how = rng.choice(("to", "from", "both", "gateway"))
-        case "wipe":
+        case "wipe" | "unfit":
             how = str(rng.randrange(shape.services))
         case "netlink":
             how = rng.choice(("slow", "fails"))
@@ -244,6 +244,9 @@ class Trouble:
                 if host.alive:
                     host.doubt_netlink(3 * world.shape.timing.window)
                     host.kernel.remove(service_name(int(fault.how)), "by hand")
+            case "unfit":
+                host.check(service_name(int(fault.how)), t + seconds)
+                world.at(t + seconds, self._fit_again, host, service_name(int(fault.how)))
             case "late":
                 host.late_until = t + 4 * seconds
             case "netlink":
@@ -270,6 +273,10 @@ class Trouble:
     def _stop_again(self, agent: Agent, _: object) -> None:
         if not agent.dead and not agent.stopped:
             agent.stop(True)
+
+    def _fit_again(self, host: Host, service: str) -> None:
+        if self.world.t >= host.unfit_until.get(service, 0.0):
+            host.check(service, 0.0)
 
     def _link_up(self, host: Host, _: object) -> None:
         host.link(True)

@@ -59,6 +59,7 @@ class Host:
         """Until then the kernel is late in removing what lapses."""
         self.hooks_until = 0.0
         self.hooks_mode = ""
+        self.unfit_until: dict[str, float] = {}
 
     def now(self) -> float:
         """CLOCK_BOOTTIME."""
@@ -167,6 +168,12 @@ class Host:
             self.world.referee.woke(self)
             if self.agent is None:
                 self.start()
+
+    def check(self, service: str, unfit_until: float) -> None:
+        """The service's checks fail on this host until then; 0: they pass."""
+        self.unfit_until[service] = unfit_until
+        if self.agent is not None:
+            self.agent.checked(service, unfit_until <= self.world.t)
 
     def link(self, up: bool, gone: bool = False) -> None:
         """The carrier, or the whole interface, comes or goes."""

@@ -178,6 +178,8 @@ class World:
             if host.asleep:
                 host.wake(host.asleep_since)
             host.link(True)
+            for service in host.unfit_until:
+                host.check(service, 0.0)
             if host.agent is not None and not host.agent.runs:
                 host.agent.paused_until = self.t
                 host.agent.resume()
