@@ -35,6 +35,8 @@ CODES = {
 }
 """What its exit status means."""
 META_SECONDS = 10.0
+ACTIONS = {"PreRel": "stop", "Check": "monitor"}
+"""What is done in a phase; in all others it is started."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +114,7 @@ def problems(parameters: Parameters) -> list[str]:
 
 def commands(parameters: Parameters, phase: str) -> list[list[str]]:
     """What is run in the phase, for people."""
-    return [[str(path_of(parameters.agent)), "stop" if phase == "PreRel" else "start"]]
+    return [[str(path_of(parameters.agent)), ACTIONS.get(phase, "start")]]
 
 
 def make_state() -> None:
@@ -122,7 +124,7 @@ def make_state() -> None:
 
 async def hook(context: Any) -> bool:
     parameters: Parameters = context.parameters
-    action = "stop" if context.phase == "PreRel" else "start"
+    action = ACTIONS.get(context.phase, "start")
     path = path_of(parameters.agent)
     if not path.exists():
         print(f"{path} is not there: install the package that has it (resource-agents has the heartbeat ones)")

@@ -21,6 +21,7 @@ from typing import Any
 from locum import __version__, clock, echo, ports
 from locum.address import AddressChanged, Change, Kernel, KernelError, State, Wire, WireError
 from locum.bus import Bus
+from locum.checks import Checks
 from locum.config import Config
 from locum.coordinator import Coordinator
 from locum.hooks.attendant import Attendant
@@ -92,6 +93,15 @@ class Agent:
             unheard=lambda service: self.coordinator.unheard(service, clock.now()),
             followed=lambda service: self.coordinator.followed(service, clock.now()),
         )
+        self.checks = Checks(
+            config,
+            node,
+            role=lambda service: self.coordinator.duties[service].role,
+            on_fitness=lambda service, fit, why: self.feed(ports.Fitness(service, fit, why)),
+            tell=self._tell,
+            on_failing=self._tell_state,
+            run=self.attendant.check,
+        )
         self._inputs: deque[ports.Input] = deque()
         self._feeding = False
         self._timer: asyncio.TimerHandle | None = None
@@ -115,11 +125,13 @@ class Agent:
             try:
                 async with self.bus.open(), asyncio.TaskGroup() as self._tasks:
                     self.attendant.start()
+                    self.checks.start()
                     self.feed(ports.Tick())
                     log.info("%s of cluster %s started (%s)", self.node, self.config.cluster, __version__)
                     await self._stopped.wait()
                     if self._fault is not None:
                         raise self._fault
+                    await self.checks.close()
                     await self.attendant.close()
                     await self.bus.flush(FLUSH_SECONDS)
                     for task in self._steps.values():
@@ -258,6 +270,7 @@ class Agent:
                 version=__version__ if ours else "",
                 since=self.started if online else wall(),
                 hooks=self.attendant.running() if ours and online else [],
+                checks=self.checks.failing() if ours and online else [],
             )
             .model_dump_json()
             .encode()

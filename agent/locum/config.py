@@ -27,6 +27,10 @@ LIFETIME_LEAST = 0.9
 """A lease must be longer than this and a beat, so that the kernel's lifetime, in whole seconds, is never nothing."""
 LONGEST_DURATION = 7 * 86_400.0
 PROBLEMS_MOST = 50
+CHECKS_MOST = 64
+"""Checks of a service."""
+CHECK_FASTEST = 0.1
+"""Seconds between two rounds of a check, at least."""
 HOOKS_MOST = 64
 """Ready-made hooks of a service."""
 EXAMPLES = {
@@ -170,6 +174,75 @@ class HookSection(BaseModel):
     """Instead of the service's hook_timeout."""
 
 
+def _endpoint(value: object) -> str:
+    if isinstance(value, str):
+        host, _, port = value.rpartition(":")
+        plain = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+        try:
+            ip = ip_address(plain)
+        except ValueError:
+            ip = None
+        if ip is not None and (ip.version == 4) == (plain == host) and port.isdecimal() and 0 < int(port) < 65536:
+            return value
+    raise PydanticCustomError("endpoint", 'is not an address and port such as "10.0.0.1:80" or "[fd00::1]:80"')
+
+
+def _url(value: object) -> str:
+    if isinstance(value, str) and re.fullmatch(r"https?://[!-~]+", value):
+        try:
+            parts = urlsplit(value)
+            if parts.hostname and parts.port != 0:
+                return value
+        except ValueError:
+            pass
+    raise PydanticCustomError("url", 'is no URL such as "http://127.0.0.1/health"')
+
+
+KINDS = ("icmp", "tcp", "http", "command", "systemd", "process", "interface", "file", "ocf")
+"""Of checks."""
+
+
+class CheckSection(Section):
+    """One check. Exactly one of the first keys says what kind it is."""
+
+    icmp: Annotated[str, BeforeValidator(_host)] | None = None
+    tcp: Annotated[str, BeforeValidator(_endpoint)] | None = None
+    http: Annotated[str, BeforeValidator(_url)] | None = None
+    command: Annotated[Path, BeforeValidator(_folder)] | None = None
+    systemd: Annotated[str, Field(pattern=r"^[A-Za-z0-9:_.@\\-]+\.[a-z]+$")] | None = None
+    process: Annotated[str, Field(min_length=1, max_length=15, pattern=r"^[^\x00-\x1f/]+$")] | None = None
+    interface: Annotated[str, BeforeValidator(_interface)] | None = None
+    file: Annotated[Path, BeforeValidator(_folder)] | None = None
+    ocf: Name | None = None
+    """The name of one of the service's hooks that uses ocf: its `monitor`."""
+    status: Annotated[list[Annotated[int, Field(ge=100, le=599)]], Field(min_length=1)] = [200]
+    """http: what it may answer."""
+    text: Annotated[str, Field(max_length=1_000)] = ""
+    """http: what its answer must contain."""
+    verify: bool = True
+    """http: whether a certificate is looked at."""
+    absent: bool = False
+    """file: it must not be there."""
+    when: Literal["always", "active"] | None = None
+    """Only while the node holds the service (the default of ocf), or always."""
+    interval: Duration = 2.0
+    timeout: Duration = 2.0
+    rise: Annotated[int, Field(ge=1, le=1_000)] = 2
+    fall: Annotated[int, Field(ge=1, le=1_000)] = 3
+
+    @property
+    def kinds(self) -> list[str]:
+        return [kind for kind in KINDS if getattr(self, kind) is not None]
+
+    @property
+    def kind(self) -> str:
+        return self.kinds[0]
+
+    @property
+    def only_active(self) -> bool:
+        return self.when == "active" or (self.when is None and self.ocf is not None)
+
+
 class Service(Section):
     addresses: Annotated[
         list[Annotated[Address, BeforeValidator(_interface_address)]], Field(min_length=1, max_length=256)
@@ -184,6 +257,8 @@ class Service(Section):
     """Each hook gets this long."""
     hooks: Annotated[dict[Name, HookSection], Field(max_length=HOOKS_MOST)] = {}
     """Ready-made hooks, in the order of their names."""
+    checks: Annotated[dict[Name, CheckSection], Field(max_length=CHECKS_MOST)] = {}
+    """What this node must pass to hold the service."""
 
 
 class Config(Section):
@@ -302,6 +377,7 @@ def _contradictions(config: Config) -> list[str]:
                 owners[ip] = where
         if service.hook_timeout <= 0:
             found.append(f"{where}.hook_timeout: must be more than nothing")
+        found += _check_contradictions(where, service)
         found += [
             f"{where}.hooks.{hook}.timeout: must be more than nothing"
             for hook, section in service.hooks.items()
@@ -315,6 +391,27 @@ def _contradictions(config: Config) -> list[str]:
             found.append(f"{where}: {at} belongs to {owners[at]}; a broker must not move with what it decides")
         elif len(config.nodes) > 1 and (at in ("localhost", "::1") or at.startswith("127.")):
             found.append(f"{where}: {at} is another broker on every node; give the address of one machine")
+    return found
+
+
+def _check_contradictions(where: str, service: Service) -> list[str]:
+    found = []
+    for name, check in service.checks.items():
+        at = f"{where}.checks.{name}"
+        if len(check.kinds) != 1:
+            found.append(f"{at}: needs one of {', '.join(KINDS)}" + (", not several" if check.kinds else ""))
+            continue
+        used: list[str] = [
+            key for key in ("status", "text", "verify") if key in check.model_fields_set and check.http is None
+        ]
+        used += ["absent"] if "absent" in check.model_fields_set and check.file is None else []
+        found += [f"{at}.{key}: means nothing for {check.kind}" for key in used]
+        if check.interval < CHECK_FASTEST:
+            found.append(f"{at}.interval: {check.interval:g}s is shorter than {CHECK_FASTEST:g}s")
+        if check.timeout <= 0:
+            found.append(f"{at}.timeout: must be more than nothing")
+        if check.ocf is not None and (check.ocf not in service.hooks or service.hooks[check.ocf].use != "ocf"):
+            found.append(f"{at}.ocf: no hook of this service that uses ocf is called {check.ocf!r}")
     return found
 
 
@@ -381,7 +478,7 @@ def _line(problem: Any) -> str:
         return f"{key}: {_shown(value)} is not a name: letters, digits, '_', '-' and '.', at most 63"
     if kind == "literal_error":
         return f"{key}: {_shown(value)} is not {problem['ctx']['expected']}"
-    if kind in {"duration", "address", "host", "broker", "interface", "folder"}:
+    if kind in {"duration", "address", "host", "broker", "interface", "folder", "endpoint", "url"}:
         return f"{key}: {_shown(value)} {problem['msg']}"
     return f"{key}: {problem['msg'][:1].lower()}{problem['msg'][1:]}, not {_shown(value)}"
 
@@ -399,6 +496,8 @@ def _keys_beside(location: list[Any]) -> list[str]:
                 model = Service
             case "hooks" if model is Service:
                 model = HookSection
+            case "checks" if model is Service:
+                model = CheckSection
             case _:
                 pass
     return list(model.model_fields)

@@ -94,6 +94,14 @@ class HookRunning(Message):
     seconds: Annotated[float, Field(ge=0)] = Field(description="For how long, when this was said.")
 
 
+class CheckFailing(Message):
+    """A check that fails."""
+
+    service: Name
+    check: Name
+    why: Text = ""
+
+
 class NodeState(Message):
     """Retained: whether a node's agent is connected. The last will sets it to offline, or a peer that misses its beats:
     a broker may take twice the window to notice (Mosquitto 2.0: 2.6 to 4 s after a client stopped, measured)."""
@@ -109,6 +117,7 @@ class NodeState(Message):
     hooks: Annotated[list[HookRunning], Field(max_length=SERVICES_MOST)] = Field(
         [], description="Hooks that have been running for a second or more; said again every two seconds."
     )
+    checks: Annotated[list[CheckFailing], Field(max_length=SERVICES_MOST)] = Field([], description="Checks that fail.")
 
 
 class ServiceState(Message):
@@ -163,6 +172,7 @@ EVENTS: dict[str, str] = {
     "taken": "The addresses are on the node, and announced.",
     "restored": "An address was removed by somebody else, and is set again: why.",
     "dropped": "The addresses are off the node.",
+    "check": "A check has begun to fail, or passes again: check, ok, why.",
     "hook": "A hook has run: name, path, phase, address, ok, status, signal, seconds, detail.",
     "failed": "A step failed: step, why.",
     "refused": "Test or another hook said no, or a command could not be followed: way, why, command.",

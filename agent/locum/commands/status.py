@@ -7,7 +7,7 @@ from typing import Any
 
 from locum.commands.listener import listening
 from locum.config import Config
-from locum.messages import HOLDING, Beat, HookRunning, NodeState, Role, Standing
+from locum.messages import HOLDING, Beat, NodeState, Role, Standing
 
 BEATS_HEARD = 2.5
 """For how many intervals it listens, if a node is silent; it ends as soon as all nodes were heard."""
@@ -55,7 +55,7 @@ async def _hear(config: Config) -> tuple[dict[str, Beat], dict[str, NodeState], 
 
 
 def describe(config: Config, beats: dict[str, Beat], states: dict[str, NodeState]) -> dict[str, Any]:
-    """The whole picture that these beats give, ready for JSON. States say what hooks run at the nodes that beat."""
+    """The whole picture that these beats give, ready for JSON. States tell of hooks and checks, of nodes that beat."""
     services: dict[str, Any] = {}
     for name, service in config.services.items():
         standings = {node: beats[node].services[name] for node in service.nodes if name in _services(beats, node)}
@@ -77,7 +77,8 @@ def describe(config: Config, beats: dict[str, Beat], states: dict[str, NodeState
         node: {
             "heard": True,
             "same_configuration": beats[node].config == config.digest(),
-            "hooks": [hook.model_dump() for hook in _hooks(beats[node], states.get(node))],
+            "hooks": [hook.model_dump() for hook in _said(beats[node], states.get(node)).hooks],
+            "checks": [check.model_dump() for check in _said(beats[node], states.get(node)).checks],
         }
         if node in beats
         else {"heard": False}
@@ -86,9 +87,10 @@ def describe(config: Config, beats: dict[str, Beat], states: dict[str, NodeState
     return {"cluster": config.cluster, "services": services, "nodes": nodes}
 
 
-def _hooks(beat: Beat, state: NodeState | None) -> list[HookRunning]:
-    """What the node says of its hooks, if it is the start of the agent that beats now which said it."""
-    return state.hooks if state is not None and state.boot == beat.boot and state.state == "online" else []
+def _said(beat: Beat, state: NodeState | None) -> NodeState:
+    """What the node says of its hooks and checks, if it is the start of the agent that beats now which said it."""
+    believed = state is not None and state.boot == beat.boot and state.state == "online"
+    return state if state is not None and believed else NodeState.model_validate({"node": beat.node, "state": "online"})
 
 
 def _state(standings: dict[str, Standing], holding: list[str]) -> str:
@@ -140,6 +142,10 @@ def _show(picture: dict[str, Any]) -> None:
             continue
         if not facts["same_configuration"]:
             console.print(f"{node}: runs with another configuration than this file", style="yellow")
+        for check in facts["checks"]:
+            console.print(
+                f"{node}: {check['check']} of {check['service']} fails: {escape(check['why'])}", style="yellow"
+            )
         for hook in facts["hooks"]:
             console.print(
                 f"{node}: {hook['phase']} of {hook['service']} runs {escape(hook['hook'])} for {hook['seconds']:.0f} s"

@@ -10,12 +10,12 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from random import uniform
 from typing import Any
 
 from locum import clock
-from locum.config import Config
+from locum.config import CheckSection, Config
 from locum.hooks.context import HookContext, Phase
 from locum.hooks.folder import Hook, Kind, look
 from locum.hooks.ready import Declared, declared
@@ -143,6 +143,43 @@ class Attendant:
         )
         return ok, detail
 
+    async def check(self, service: str, name: str, section: CheckSection) -> str:
+        """Runs a check that is a program, or the monitor of a hook: "" if it succeeds, else why not."""
+        address = str(self._services[service].addresses[0])
+        if section.ocf is not None:
+            declared = next(hook for hook in self._declared[service] if hook.name == section.ocf)
+            declared = replace(declared, timeout=section.timeout)
+            hook = Hook(declared.path, Phase.Check, address, Kind.ready, declared=declared)
+        else:
+            assert section.command is not None
+            hook = Hook(section.command, Phase.Check, address)
+        told = _Told(service, 0, "", "check")
+        outcome = await run_phase(
+            [hook],
+            lambda hook: self._context(hook, told),
+            timeout=section.timeout,
+            on_line=lambda hook, line: None,  # the last one is in the result
+            on_result=lambda result: None,
+            stop_at_first_failure=True,
+        )
+        return "" if outcome.ok else "; ".join(result.detail for result in outcome.failed)
+
+    def _context(self, hook: Hook, told: _Told) -> HookContext:
+        service = self._services[told.service]
+        return HookContext(
+            phase=hook.phase,
+            service=told.service,
+            address=hook.address,
+            addresses=tuple(str(address) for address in service.addresses),
+            interface=service.interface,
+            node=self._node,
+            peer=told.peer,
+            epoch=told.epoch,
+            reason=told.reason,
+            unheard=self._unheard(told.service),
+            hosts=self._hosts[told.service],
+        )
+
     async def _run(
         self, hooks: list[Hook], phase: Phase, told: _Told, *, stop_at_first_failure: bool, wait: bool = False
     ) -> tuple[bool, str]:
@@ -161,25 +198,10 @@ class Attendant:
             data |= {"path": one_line(result.path), "phase": phase.value, "seconds": round(result.seconds, 3)}
             self._tell(told.service, "hook", data | {"epoch": told.epoch})
 
-        def context(hook: Hook) -> HookContext:
-            return HookContext(
-                phase=hook.phase,
-                service=told.service,
-                address=hook.address,
-                addresses=tuple(str(address) for address in service.addresses),
-                interface=service.interface,
-                node=self._node,
-                peer=told.peer,
-                epoch=told.epoch,
-                reason=told.reason,
-                unheard=self._unheard(told.service),
-                hosts=self._hosts[told.service],
-            )
-
         try:
             outcome = await run_phase(
                 hooks,
-                context,
+                lambda hook: self._context(hook, told),
                 timeout=service.hook_timeout,
                 on_start=began,
                 on_line=lambda hook, line: log.info("%s %s %s: %s", told.service, phase.value, hook.name, line),

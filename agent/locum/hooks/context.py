@@ -30,6 +30,8 @@ class Phase(StrEnum):
     PostAcq = "PostAcq"
     PreRel = "PreRel"
     PostRel = "PostRel"
+    Check = "Check"
+    """For ready-made hooks and commands of checks: is it well?"""
     Standby = "Standby"
     """For ready-made hooks only: from time to time, while another node holds the service."""
 
