@@ -98,8 +98,10 @@ def test_a_check_of_the_holder_alone_is_not_made_on_the_others_and_is_held_again
 server = { tcp = "10.0.0.100:80", when = "active", interval = "200ms", fall = 2 }
 """
     )
-    serve = f"exec {sys.executable} -c \"import socket; s = socket.create_server(('', 80))\nwhile True: s.accept()[0].close()\""
-    cluster.hook("web", "PreAcq_serve", f"#!/bin/sh\nsetsid sh -c 'echo $$ >{pid}; {serve}' >/dev/null 2>&1 &\n")
+    server = tmp_path / "server.py"
+    server.write_text("import socket\ns = socket.create_server(('', 80))\nwhile True:\n    s.accept()[0].close()\n")
+    start = f"setsid {sys.executable} {server} >/dev/null 2>&1 &\necho $! >{pid}\n"
+    cluster.hook("web", "PreAcq_serve", f"#!/bin/sh\n{start}")
     cluster.hook("web", "PreRel_stop", f"#!/bin/sh\nkill $(cat {pid}); exit 0\n")
     cluster.up()
     time.sleep(1)
