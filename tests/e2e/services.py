@@ -44,13 +44,19 @@ class Volume:
         # Lazily: it goes when its last mount has gone, which the end of the hosts sees to.
         subprocess.run(["losetup", "--detach", self.device], check=False)
 
-    def put(self, folder: Path, name: str, text: str) -> None:
-        """Writes a file while nobody has the volume mounted. `folder`: where to mount it for that moment."""
+    def prepare(self, folder: Path, script: str) -> None:
+        """Runs a shell script in the volume, mounted at the folder for that moment, while no host has it mounted."""
         folder.mkdir(exist_ok=True)
         # In a mount namespace that ends with the command.
-        script = 'mount "$1" "$2" && cat > "$2/$3"'
-        command = ["unshare", "--mount", "sh", "-c", script, "put", self.device, str(folder), name]
-        subprocess.run(command, input=text, text=True, check=True)
+        inside = f'mount "$1" "$2" && cd "$2" && {script}'
+        command = ["unshare", "--mount", "sh", "-e", "-c", inside, "prepare", self.device, str(folder)]
+        done = subprocess.run(command, text=True, capture_output=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def hook(self, folder: Path, name: str = "10_volume") -> str:
+        """The line of the configuration that has it mounted there."""
+        parameters = f'device = "{self.device}", directory = "{folder}", fstype = "ext4", run_fsck = "no"'
+        return f'"{name}" = {{ use = "ocf", agent = "heartbeat:Filesystem", {parameters} }}'
 
 
 @dataclass(frozen=True)

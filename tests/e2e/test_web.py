@@ -59,16 +59,10 @@ def nginx_configuration(folder: Path, content: Path) -> Path:
 def web(make_cluster, tmp_path: Path) -> Iterator[Web]:  # type: ignore[no-untyped-def]
     content = tmp_path / "srv"
     with Volume(tmp_path) as volume:
-        volume.put(content, "page", PAGE)
+        volume.prepare(content, f"printf '%s' '{PAGE}' >page")
         configuration = nginx_configuration(tmp_path, content)
-        cluster = make_cluster(
-            more=textwrap.dedent(f"""\
-            [services.web.hooks]
-            "10_volume" = {{ use = "ocf", agent = "heartbeat:Filesystem", device = "{volume.device}",
-            directory = "{content}", fstype = "ext4", run_fsck = "no" }}
-            "20_nginx" = {{ use = "ocf", agent = "heartbeat:nginx", configfile = "{configuration}" }}
-            """).replace('",\ndirectory', '", directory')
-        )
+        nginx = f'"20_nginx" = {{ use = "ocf", agent = "heartbeat:nginx", configfile = "{configuration}" }}'
+        cluster = make_cluster(more=f"[services.web.hooks]\n{volume.hook(content)}\n{nginx}\n")
         watch = MountWatch(volume)
         watch.start()
         try:
