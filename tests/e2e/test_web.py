@@ -62,7 +62,9 @@ def web(make_cluster, tmp_path: Path) -> Iterator[Web]:  # type: ignore[no-untyp
         volume.prepare(content, f"printf '%s' '{PAGE}' >page")
         configuration = nginx_configuration(tmp_path, content)
         nginx = f'"20_nginx" = {{ use = "ocf", agent = "heartbeat:nginx", configfile = "{configuration}" }}'
-        cluster = make_cluster(more=f"[services.web.hooks]\n{volume.hook(content)}\n{nginx}\n")
+        # The monitor of its resource agent, made on the holder alone.
+        check = '[services.web.checks]\nnginx = { ocf = "20_nginx", interval = "1s", timeout = "5s", fall = 2 }'
+        cluster = make_cluster(more=f"[services.web.hooks]\n{volume.hook(content)}\n{nginx}\n{check}\n")
         watch = MountWatch(volume)
         watch.start()
         try:
@@ -130,6 +132,21 @@ def test_a_switchover_and_back(web: Web) -> None:
         *(f"alpha {what}" for what in up),
     ]
     assert all(event["data"]["status"] == 0 and event["data"]["seconds"] > 0 for event in hooks)
+    web.cluster.never_two()
+
+
+def test_a_server_that_dies_is_noticed_by_its_monitor_and_moves(web: Web) -> None:
+    """Nobody else dies: the volume is unmounted in order before the other host mounts it."""
+    subscriber = web.cluster.subscriber("event/#")
+    web.cluster.up()
+    (pid,) = web.cluster.nodes["alpha"].run([*web.rooms.inside("alpha"), "cat", "/run/nginx.pid"]).stdout.split()
+    web.cluster.nodes["alpha"].run(["kill", "-KILL", "--", f"-{pid}"])
+    web.cluster.nodes["alpha"].run(["kill", "-KILL", pid])
+    web.cluster.held_by("beta", seconds=20)
+    assert web.mounts.mounts() == ["alpha", "beta"]
+    failing = next(event["data"] for event in subscriber.events("web") if kind(event) == "check")
+    assert failing["check"] == "nginx" and failing["ok"] is False
+    assert "alpha fault" in subscriber.kinds()
     web.cluster.never_two()
 
 

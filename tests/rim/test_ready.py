@@ -1,14 +1,22 @@
 """Ready-made hooks: what the configuration may say of them, the order in which they run, and where they are found."""
 
 import ast
+import dataclasses
+import json
+import math
 import subprocess
 import sys
+import tomllib
 import venv
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from locum.config import ConfigError
+from locum.config import CheckSection, ConfigError, parse
 from locum.hooks import Phase, declared, find, ready
 
 HOOKS = Path(ready.__file__).parents[3] / "hooks"
@@ -100,6 +108,70 @@ def test_a_mistake_is_one_clear_line(tmp_path: Path, written: str, problem: str)
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     found = mistakes(tmp_path, 'a = { use = "ocv" }', 'b = { use = "ocf" }')
     assert [problem.partition(":")[0] for problem in found] == ["a.use", "b.agent"]
+
+
+KEYS = sorted(
+    {"use", "timeout", "phase", "parameters", "nonesuch", "x y", ""}
+    | {field.name for use in RIGHT for field in dataclasses.fields(ready.module(use).Parameters)}
+)
+VALUES = st.recursive(
+    st.one_of(
+        st.sampled_from(
+            [True, False, 0, -1, 2**70, 1.5, math.inf, math.nan, "", "x", "5s", "a:b", "/srv", "\n", "é", "0"]
+        ),
+        st.dates(),
+        st.text(max_size=9),
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from([*RIGHT, "nonesuch"]), st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=5), st.booleans())
+@settings(max_examples=400, deadline=None)
+def test_whatever_is_written_is_understood_or_told_in_lines(use: str, given_: dict[str, Any], right: bool) -> None:
+    """No traceback, no line with a control character, and a hook that is understood can be listed."""
+    data = tomllib.loads(BASE.format(folder="/nonexistent"))
+    written = tomllib.loads(f"h = {{ {RIGHT[use]} }}")["h"] if right and use in RIGHT else {}
+    data["services"]["web"]["hooks"] = {"h": written | given_ | {"use": given_.get("use", use)}}
+    try:
+        config = ready.Config.model_validate(data)
+    except ValidationError:
+        return
+    found = ready.mistakes(config)
+    assert all(line.isprintable() and len(line) < 2_000 for line in found), found
+    if not found:
+        assert len(declared(config.services["web"])) == 1
+        assert config.digest()
+
+
+CHECKS = st.dictionaries(st.sampled_from([*CheckSection.model_fields, "nonesuch"]), VALUES, max_size=4)
+
+
+@given(CHECKS)
+@settings(max_examples=300, deadline=None)
+def test_whatever_is_written_of_a_check_too(given_: dict[str, Any]) -> None:
+    lines = "".join(f"{key} = {toml(value)}\n" for key, value in given_.items())
+    text = BASE.format(folder="/nonexistent").replace("[services.web.hooks]", "[services.web.checks.x]") + lines
+    try:
+        parse(text)
+    except ConfigError as error:
+        assert all(line.isprintable() and len(line) < 2_000 for line in error.problems), error.problems
+
+
+def toml(value: Any) -> str:
+    """A value as TOML has it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=True)
+    if isinstance(value, list):
+        return "[" + ", ".join(toml(one) for one in value) + "]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(key)} = {toml(one)}" for key, one in value.items()) + " }"
+    return str(value)
 
 
 def test_the_order_with_the_folder(tmp_path: Path) -> None:
