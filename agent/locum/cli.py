@@ -87,6 +87,14 @@ def status(
 
 
 @app.command()
+def watch(config: ConfigOption = DEFAULT_PATH) -> None:
+    """The same live: services, nodes, checks, and events as they come. Ctrl-C ends it."""
+    from locum.commands import watch as command
+
+    raise typer.Exit(command.watch(configured(config)))
+
+
+@app.command()
 def switchover(
     service: Annotated[str, typer.Argument(help="The service that is to move.")],
     to: Annotated[

@@ -1,0 +1,189 @@
+"""`locum watch`: services, nodes and what happens, live, until Ctrl-C. Like `status` it believes live beats only."""
+
+import asyncio
+import contextlib
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from locum.commands.listener import Listener, listening, unreachable
+from locum.commands.status import describe
+from locum.config import Config
+from locum.messages import Beat, Event, Message, NodeState
+
+EVENTS_MOST = 200
+SEEN_MOST = 2_000
+"""Events whose number is remembered, so that one heard from several brokers is shown once."""
+FRAMES_A_SECOND = 4
+RECONNECT_SECONDS = 1.0
+COLOURS = {
+    "active": "green",
+    "acquiring": "yellow",
+    "claiming": "yellow",
+    "releasing": "yellow",
+    "fault": "red",
+    "standby": "default",
+}
+
+
+class Picture:
+    """What has been heard. Times are those of time.monotonic."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.beats: dict[str, Beat] = {}
+        self.heard_at: dict[str, float] = {}
+        self.states: dict[str, NodeState] = {}
+        self.events: deque[Event] = deque(maxlen=EVENTS_MOST)
+        self.trouble: list[str] = []
+        self._seen: dict[str, None] = {}
+
+    def hear(self, message: Message, now: float) -> None:
+        match message:
+            case Beat():
+                if message.consistent and message.node in self.config.nodes:
+                    last = self.beats.get(message.node)
+                    if last is None or last.boot != message.boot or last.seq < message.seq:
+                        self.beats[message.node] = message
+                        self.heard_at[message.node] = now
+            case NodeState():
+                self.states[message.node] = message
+            case Event():
+                if message.id not in self._seen:
+                    self._seen[message.id] = None
+                    while len(self._seen) > SEEN_MOST:
+                        del self._seen[next(iter(self._seen))]
+                    self.events.append(message)
+
+    def live(self, now: float) -> dict[str, Beat]:
+        """The beats that are not older than the window."""
+        window = self.config.durations().window
+        return {node: beat for node, beat in self.beats.items() if now - self.heard_at[node] <= window}
+
+    def show(self, now: float, lines: int) -> RenderableType:
+        """All of it, in at most so many lines."""
+        picture = describe(self.config, self.live(now), self.states)
+        above: list[RenderableType] = [
+            Text.assemble((f"{self.config.cluster}", "bold"), f"   {time.strftime('%H:%M:%S')}   Ctrl-C ends"),
+            *(Text(line, style="red") for line in self.trouble),
+            Text(""),
+            self._services(picture),
+            Text(""),
+            self._nodes(picture, now),
+        ]
+        notes = list(self._notes(picture))
+        used = 4 + len(self.trouble) + len(picture["services"]) + 1 + len(picture["nodes"]) + 1 + len(notes)
+        events = list(self.events)[-max(3, lines - used - 2) :]
+        return Group(*above, *notes, Text(""), *(self._event(event) for event in events))
+
+    def _services(self, picture: dict[str, Any]) -> Table:
+        table = _table("service", "holder", "state", "epoch", "addresses")
+        for name, service in picture["services"].items():
+            state = service["state"]
+            colour = COLOURS.get(state, "red")
+            more = len(service["addresses"]) - 1
+            addresses = service["addresses"][0] + (f" +{more}" if more else "")
+            table.add_row(
+                name, service["holder"] or "-", f"[{colour}]{state}[/]", str(service["epoch"] or "-"), addresses
+            )
+        return table
+
+    def _nodes(self, picture: dict[str, Any], now: float) -> Table:
+        table = _table("node", "beat", "roles")
+        for node in picture["nodes"]:
+            held = {name: service["roles"].get(node, "not heard") for name, service in picture["services"].items()}
+            roles = "  ".join(
+                f"{escape(name)} [{COLOURS.get(role.split()[0], 'default')}]{role}[/]"
+                for name, role in held.items()
+                if role != "not heard"
+            )
+            if node in self.heard_at:
+                ago = now - self.heard_at[node]
+                late = ago > 1.5 * self.config.timing.beat + 1 / FRAMES_A_SECOND
+                beat = f"[{'red' if late else 'green'}]{'○' if late else '●'}[/] {ago:.1f} s"
+            else:
+                beat = "[red]○[/] never"
+            table.add_row(node, beat, roles)
+        return table
+
+    def _notes(self, picture: dict[str, Any]) -> Iterator[Text]:
+        for node, facts in picture["nodes"].items():
+            if not facts["heard"]:
+                continue
+            if not facts["same_configuration"]:
+                yield _line(f"{node}: runs with another configuration than this file", "yellow")
+            for check in facts["checks"]:
+                yield _line(f"{node}: {check['check']} of {check['service']} fails: {check['why']}", "yellow")
+            for hook in facts["hooks"]:
+                said = f"{hook['phase']} of {hook['service']} runs {hook['hook']} for {hook['seconds']:.0f} s"
+                yield _line(f"{node}: {said}")
+
+    def _event(self, event: Event) -> Text:
+        kind = event.type.rpartition(".")[2]
+        node = event.source.rpartition("/")[2]
+        who = f"{event.subject} " if event.subject != node else ""
+        facts = event.data.get("why") or event.data.get("reason") or event.data.get("name") or ""
+        told = f"{event.time[11:19]} {who}{node} {kind}" + (f": {facts}" if facts else "")
+        return _line(told, COLOURS.get(kind, "default"))
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
+    for column in columns:
+        table.add_column(
+            column, no_wrap=True, overflow="ellipsis", ratio=2 if column in ("addresses", "roles") else None
+        )
+    return table
+
+
+def _line(text: str, style: str = "") -> Text:
+    """One line, cut at the edge of the terminal."""
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
+
+
+def watch(config: Config) -> int:
+    """0 when it was ended by Ctrl-C; 1 if this is no terminal."""
+    console = Console(highlight=False, emoji=False)
+    if not console.is_terminal:
+        print("locum watch needs a terminal; `locum status` tells once, --json for programs", file=sys.stderr)
+        return 1
+    with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
+        asyncio.run(_watch(config, console))
+    return 0
+
+
+async def _watch(config: Config, console: Console) -> None:
+    picture = Picture(config)
+    prefix = f"locum/{config.cluster}"
+    topics = [f"{prefix}/{kind}" for kind in ("beat/+", "node/+", "event/+/+")]
+    with Live(console=console, screen=True, auto_refresh=False) as live:
+
+        def draw() -> None:
+            live.update(picture.show(time.monotonic(), console.height), refresh=True)
+
+        while True:
+            async with listening(config, topics) as listener:
+                picture.trouble = unreachable(listener)
+                await _follow(listener, picture, draw)
+            picture.trouble = picture.trouble or ["the brokers are lost"]
+            draw()
+            await asyncio.sleep(RECONNECT_SECONDS)
+
+
+async def _follow(listener: Listener, picture: Picture, draw: Any) -> None:
+    """Hears and draws until no broker is left."""
+    loop = asyncio.get_running_loop()
+    while listener.reached:
+        draw()
+        until = loop.time() + 1 / FRAMES_A_SECOND
+        while (heard := await listener.next(until)) is not None:
+            picture.hear(heard[1], time.monotonic())
+        picture.trouble = unreachable(listener)
