@@ -26,6 +26,7 @@ from locum.config import Config
 from locum.coordinator import Coordinator
 from locum.hooks.attendant import Attendant
 from locum.messages import Beat, Command, Event, Message, NodeState, ServiceState
+from locum.notify import Notifier
 from locum.ports import Step
 from locum.timing import EPOCHS_PER_SECOND
 
@@ -57,7 +58,8 @@ def wall(at: float | None = None) -> str:
 class Agent:
     """One node's agent, from start to a release in good order."""
 
-    def __init__(self, config: Config, node: str) -> None:
+    def __init__(self, config: Config, node: str, notifier: Notifier | None = None) -> None:
+        self.notifier = notifier or Notifier()
         self.config = config
         self.node = node
         self.boot = f"{node}/{secrets.token_hex(6)}"
@@ -127,6 +129,7 @@ class Agent:
                     self.attendant.start()
                     self.checks.start()
                     self.feed(ports.Tick())
+                    self.notifier.ready(f"{self.node} of {self.config.cluster}")
                     log.info("%s of cluster %s started (%s)", self.node, self.config.cluster, __version__)
                     await self._stopped.wait()
                     if self._fault is not None:
@@ -164,6 +167,7 @@ class Agent:
 
     def _asked_to_stop(self, name: str) -> None:
         again = self.coordinator.stopping
+        self.notifier.stopping()
         log.info("%s: releasing %s", name, "at once" if again else "in order")
         self.feed(ports.Stop(at_once=again))
 
@@ -187,12 +191,13 @@ class Agent:
         finally:
             self._feeding = False
         if not self._stopped.is_set():
+            self.notifier.alive()  # it has decided, and what it decided is carried out
             self._wake_at(self.coordinator.next_at())
 
     def _wake_at(self, at: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        delay = min(max(0.0, at - clock.now()), self.coordinator.timing.beat)
+        delay = min(max(0.0, at - clock.now()), self.coordinator.timing.beat, self.notifier.patience)
         self._timer = asyncio.get_running_loop().call_later(delay, self.feed, ports.Tick())
 
     def _take_in(self, broker: int, message: Message, retained: bool) -> bool:

@@ -125,6 +125,14 @@ def hooks(
 
 
 @app.command()
+def drop(config: ConfigOption = DEFAULT_PATH, node: NodeOption = "") -> None:
+    """Take this node's service addresses off this host, after an agent that was killed (ExecStopPost=)."""
+    from locum.commands import drop as command
+
+    raise typer.Exit(command.drop(configured(config), node or _host_name()))
+
+
+@app.command()
 def demo(fast: Annotated[bool, typer.Option("--fast", help="Without pauses to read in.")] = False) -> None:
     """Show it on this machine: two hosts, a client and a broker in network namespaces. Needs no configuration."""
     from locum.commands import demo as command
