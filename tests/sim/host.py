@@ -163,7 +163,7 @@ class Host:
     def wake(self, since: float, _: object = None) -> None:
         if self.alive and self.asleep and self.asleep_since == since:
             self.asleep = False
-            self.world.wire.broken_at = self.world.t
+            self.world.wire.broken_at = max(self.world.wire.broken_at, self.world.t)
             self.kernel.wake(self.world.t - since)
             self.world.referee.woke(self)
             if self.agent is None:
@@ -181,7 +181,7 @@ class Host:
             return
         world = self.world
         self.carrier = up
-        world.wire.broken_at = world.t
+        world.wire.broken_at = max(world.wire.broken_at, world.t)
         if gone and not up:
             self.exists = False
             self.kernel.clear("interface")
