@@ -16,7 +16,8 @@ from locum.demo.lab import Host
 from tests.e2e.cluster import wait
 
 ROOT = Path(__file__).parents[2] / "build" / "machine"
-PACKAGES = "systemd,systemd-sysv,dbus,nginx-light"
+PACKAGES = "systemd,systemd-sysv,dbus,nginx-light,python3"
+# python3: for what its library needs of the system, should the agent run in there.
 BUILD_SECONDS = 600.0
 BOOT_SECONDS = 60.0
 PAGE = "from nginx.service"
@@ -70,11 +71,11 @@ def _os_release() -> list[str]:
 class Machine:
     """A systemd that has booted on a host of the lab."""
 
-    def __init__(self, host: Host, folder: Path) -> None:
+    def __init__(self, host: Host, folder: Path, *options: str) -> None:
         self.log = folder / f"{host.name}.console"
         # No register, no unit: this machine's own systemd, if it has one, is left alone.
-        options = ["--quiet", "--register=no", "--keep-unit", "--volatile=overlay", "--console=passive"]
-        command = ["systemd-nspawn", *options, f"--directory={root()}", f"--machine={host.name}", "--boot"]
+        ours = ["--quiet", "--register=no", "--keep-unit", "--volatile=overlay", "--console=passive"]
+        command = ["systemd-nspawn", *ours, *options, f"--directory={root()}", f"--machine={host.name}", "--boot"]
         with self.log.open("w") as log:
             self.process: subprocess.Popen[Any] = host.popen(
                 [*command, "systemd.log_target=console"], stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -103,11 +104,14 @@ class Machine:
     def bus(self) -> Path:
         return Path(f"/proc/{self.leader}/root/run/dbus/system_bus_socket")
 
+    def run(self, *command: str) -> "subprocess.CompletedProcess[str]":
+        """Runs a command in the machine."""
+        enter = ["nsenter", f"--target={self.leader}", "--mount", "--pid", "--net", "--uts", "--ipc", "--root"]
+        return subprocess.run([*enter, *command], capture_output=True, text=True, timeout=60, check=False)
+
     def systemctl(self, *arguments: str) -> str:
         """What systemctl prints in the machine."""
-        enter = ["nsenter", f"--target={self.leader}", "--mount", "--pid", "--uts", "--ipc", "--root"]
-        command = [*enter, "systemctl", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout.strip()
+        return self.run("systemctl", *arguments).stdout.strip()
 
 
 def _children(pid: int) -> list[int]:

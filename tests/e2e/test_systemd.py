@@ -1,6 +1,9 @@
 """Units of a real systemd, started and stopped over D-Bus, on containers with a small Debian of their own."""
 
 import asyncio
+import os
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -128,3 +131,67 @@ def test_nginx_runs_where_the_address_is(make_cluster, tmp_path: Path) -> None: 
     hooks = [event["data"] for event in subscriber.events("web") if kind(event) == "hook"]
     assert all(hook["ok"] and hook["name"] == "20_web" for hook in hooks)
     cluster.never_two()
+
+
+def test_the_agent_as_a_unit(make_cluster, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """deploy/locum.service: started when it is ready, its addresses dropped after SIGKILL, ended when it hangs."""
+    cluster = make_cluster(nodes=("alpha",))
+    top = Path(__file__).parents[2]
+    locum = f"{sys.executable} -m locum"
+    unit = (top / "deploy" / "locum.service").read_text()
+    assert unit.count("/usr/local/bin/locum") == 2
+    unit = unit.replace("/usr/local/bin/locum", locum).replace(
+        "/etc/locum/locum.toml", f"{cluster.config} --node alpha"
+    )
+    (tmp_path / "locum.service").write_text(unit.replace("WatchdogSec=10", "WatchdogSec=3"))
+    binds = [str(path) for path in dict.fromkeys((sys.base_prefix, sys.prefix, top, tmp_path))]
+    machine = Machine(
+        cluster.nodes["alpha"],
+        tmp_path,
+        *(f"--bind-ro={path}" for path in binds),
+        f"--bind-ro={tmp_path}/locum.service:/etc/systemd/system/locum.service",
+        "--capability=CAP_NET_ADMIN,CAP_NET_RAW",
+    )
+
+    def journal() -> str:
+        return machine.run("journalctl", "--unit=locum", "--no-pager", "--output=cat").stdout
+
+    def shown(name: str) -> str:
+        return machine.systemctl("show", "--value", f"--property={name}", "locum")
+
+    def pid() -> int:
+        """Of the agent, by its number here."""
+        inside = shown("MainPID")
+        for status in Path("/proc").glob("[0-9]*/status"):
+            try:
+                text = status.read_text()
+            except OSError:
+                continue
+            numbers = next((line.split()[1:] for line in text.splitlines() if line.startswith("NSpid:")), [])
+            space = Path(f"/proc/{machine.leader}/ns/pid")
+            if numbers[1:] == [inside] and (status.parent / "ns/pid").readlink() == space.readlink():
+                return int(numbers[0])
+        raise AssertionError(f"no process {inside}\n{journal()}")
+
+    started = machine.run("systemctl", "start", "locum")
+    assert started.returncode == 0, started.stderr + journal()
+    assert (shown("ActiveState"), shown("StatusText")) == ("active", "alpha of shop")
+    assert "of cluster shop started" in journal(), "it is called started when it is"
+    cluster.held_by("alpha")
+
+    os.kill(pid(), signal.SIGKILL)
+    cluster.watch.wait(lambda: cluster.watch.held_by(ADDRESS) == (), 10)
+    wait(lambda: "web: eth0 10.0.0.100/24: gone" in journal(), 10, journal)
+    cluster.held_by("alpha")
+    assert shown("NRestarts") == "1"
+
+    os.kill(pid(), signal.SIGSTOP)
+    wait(lambda: shown("NRestarts") == "2", 30, journal)
+    wait(lambda: shown("ActiveState") == "active", 10, journal)
+    cluster.held_by("alpha")
+
+    refused = machine.run(*locum.split(), "drop", "--config", str(cluster.config), "--node", "alpha")
+    assert refused.returncode == 1 and "stop it, and it releases in order" in refused.stderr
+    assert cluster.watch.held_by(ADDRESS) == ("alpha",)
+    assert machine.run("systemctl", "stop", "locum").returncode == 0
+    assert cluster.watch.held_by(ADDRESS) == () and (shown("Result"), shown("ActiveState")) == ("success", "inactive")
