@@ -31,6 +31,9 @@ NEEDS_NAMESPACES = [
 NEEDS_NFT = pytest.mark.skipif(_NO_NFT is not None and not _IN_CI, reason=_NO_NFT or "")
 
 
+NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0 and not _IN_CI, reason="only root can do this: devices, containers")
+
+
 def needs_programs(*names: str) -> list[pytest.MarkDecorator]:
     """Marks for tests that run these programs (names, or absolute paths)."""
     missing = [name for name in names if shutil.which(name, path=_PATH) is None]

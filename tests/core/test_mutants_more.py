@@ -318,6 +318,7 @@ def test_an_unfit_holder_hands_over_once_the_other_is_ready_and_asks_again_after
     assert rim.role is Role.RELEASING
     told = emitted(rim, "releasing")[-1]
     assert (told["reason"], told["peer"]) == ("check", "beta")
+    assert "command" not in told, "nobody has asked for it"
     assert rim.duty.yield_at == rim.now + rim.node.timing.retry_first
     assert rim.duty.forced, "no hook keeps it where it is ill"
     rim.live(0.3)
@@ -338,9 +339,11 @@ def test_an_unfit_holder_keeps_it_while_nobody_could_claim_or_it_is_too_early() 
     rim.hear(Role.STANDBY, ready=True, seq=9_000)
     assert rim.role is Role.RELEASING
     rim = active()
-    rim.duty.unconfirmed = True
-    rim.node._yield(rim.duty, rim.now)
-    assert rim.role is Role.ACTIVE and emitted(rim, "unfit") == []
+    rim.hear(Role.STANDBY, ready=True)
+    for unconfirmed, step in ((True, None), (False, Step.POST_ACQ), (True, Step.POST_ACQ)):
+        rim.duty.unconfirmed, rim.duty.step = unconfirmed, step
+        rim.node._yield(rim.duty, rim.now)
+        assert rim.duty.role is Role.ACTIVE and rim.node._later == []
 
 
 def test_who_is_unfit_is_told_anew_when_it_becomes_so_anew() -> None:
@@ -378,6 +381,14 @@ def test_a_fault_has_two_causes_and_ends_when_both_have() -> None:
     rim.feed(ports.LinkChanged("eth0", True))
     assert rim.role is Role.FAULT, "unfit"
     rim.feed(ports.Fitness("web", True))
+    assert rim.role is Role.STANDBY
+    assert emitted(rim, "standby")[-1]["reason"] == "check"
+    rim = Rim()  # nothing is known of the interface yet
+    rim.feed(ports.BrokerUp(0))
+    unfit(rim)
+    rim.feed(ports.Fitness("web", True))
+    assert rim.role is Role.FAULT
+    rim.feed(ports.LinkChanged("eth0", True))
     assert rim.role is Role.STANDBY
 
 

@@ -116,3 +116,7 @@ class Machine:
 
 def _children(pid: int) -> list[int]:
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+if __name__ == "__main__":  # beforehand: it keeps a processor busy for a minute, and tests look at the time
+    root()

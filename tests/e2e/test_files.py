@@ -15,10 +15,11 @@ import pytest
 from locum.demo.lab import Host
 from tests.e2e.cluster import ADDRESS, Cluster, wait
 from tests.e2e.services import MountWatch, Rooms, Volume
-from tests.namespaces import NEEDS_NAMESPACES, needs_programs
+from tests.namespaces import NEEDS_NAMESPACES, NEEDS_ROOT, needs_programs
 
 pytestmark = [
     *NEEDS_NAMESPACES,
+    NEEDS_ROOT,
     *needs_programs("mkfs.ext4", "losetup", "/usr/lib/ocf/resource.d/heartbeat/Filesystem"),
     *needs_programs("smbd", "smbclient", "ganesha.nfsd", "nfs-cat", "nfs-cp"),
 ]

@@ -15,9 +15,9 @@ from locum.hooks import HookContext, HookResult, Phase, declared, find, run_phas
 from tests.e2e.cluster import ADDRESS, kind, wait
 from tests.e2e.machine import PAGE, Machine
 from tests.e2e.services import Fetching, Rooms
-from tests.namespaces import NEEDS_NAMESPACES, needs_programs
+from tests.namespaces import NEEDS_NAMESPACES, NEEDS_ROOT, needs_programs
 
-pytestmark = [*NEEDS_NAMESPACES, *needs_programs("debootstrap", "systemd-nspawn"), pytest.mark.timeout(600)]
+pytestmark = [*NEEDS_NAMESPACES, NEEDS_ROOT, *needs_programs("debootstrap", "systemd-nspawn"), pytest.mark.timeout(600)]
 
 CONFIGURATION = """
 cluster = "shop"

@@ -14,10 +14,11 @@ import pytest
 
 from tests.e2e.cluster import ADDRESS, Cluster, kind
 from tests.e2e.services import Fetching, MountWatch, Rooms, Volume
-from tests.namespaces import NEEDS_NAMESPACES, needs_programs
+from tests.namespaces import NEEDS_NAMESPACES, NEEDS_ROOT, needs_programs
 
 pytestmark = [
     *NEEDS_NAMESPACES,
+    NEEDS_ROOT,
     *needs_programs("mkfs.ext4", "losetup", "nginx", "/usr/lib/ocf/resource.d/heartbeat/Filesystem"),
 ]
 
