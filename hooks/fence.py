@@ -9,8 +9,9 @@
 Any agent of the package fence-agents. Number it before the hooks that mount something. Whom it fences:
 
 - the last holder, unless it let go in good order and all of its hooks succeeded (the reasons of CLEAN);
-- at the reason `start`, when nobody was heard to hold the service: every node of it that is not heard at all, since it
-  may hold the service all the same. unheard = "ignore" leaves them alone.
+- at the reason `start`, when nobody was heard to hold the service: nobody. But a node that is not heard, and did not
+  stop in good order, may hold it all the same, or may just be booting: the takeover waits until it is heard, or off.
+  With unheard = "fence" it is fenced, with "ignore" it is not looked at.
 
 The agent's own options are keys: here for all nodes, below `nodes` for one. They go to its standard input, so that no
 password shows in a list of processes; a password_file must not be readable for others.
@@ -49,7 +50,7 @@ class Parameters:
     """For each node what reaches its switch."""
     action: Literal["off", "reboot"] = "off"
     """A node that is off stays off until somebody has looked; one that was rebooted comes back by itself."""
-    unheard: Literal["fence", "ignore"] = "fence"
+    unheard: Literal["wait", "fence", "ignore"] = "wait"
     options: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -93,7 +94,7 @@ def targets(context: Any) -> list[str]:
     if context.reason in CLEAN:
         return []
     if context.reason == "start":
-        return list(context.unheard) if context.parameters.unheard == "fence" else []
+        return [] if context.parameters.unheard == "ignore" else list(context.unheard)
     return [context.peer] if context.peer and context.peer != context.node else []
 
 
@@ -162,8 +163,26 @@ async def fence(context: Any, node: str) -> bool:
     return True
 
 
+async def is_off(context: Any, node: str) -> bool:
+    """Whether a node that is not heard is off; nothing is done to it."""
+    if node not in context.parameters.nodes:
+        print(f"{node} is not heard, and the configuration does not say how to ask whether it is off (nodes.{node})")
+        return False
+    try:
+        status, said = await ask(context, node, "status")
+    except ValueError as error:
+        print(f"{node} is not heard, and cannot be asked for: {error}")
+        return False
+    if status != OFF:
+        what = "is on" if status == ON else f"may be on ({context.parameters.agent} status: {status}: {said})"
+        print(f"{node} {what} and is not heard: nothing is taken until it is heard, or off")
+    return status == OFF
+
+
 async def hook(context: Any) -> bool:
     nodes = targets(context)
+    if nodes and context.reason == "start" and context.parameters.unheard == "wait":
+        return all([await is_off(context, node) for node in nodes])
     if not nodes:
         print(f"nobody is to be fenced ({context.reason})", flush=True)
         return True

@@ -92,7 +92,7 @@ class Agent:
             node,
             tell=self._tell,
             on_progress=self._tell_state,
-            unheard=lambda service: self.coordinator.unheard(service, clock.now()),
+            unheard=self._unheard,
             followed=lambda service: self.coordinator.followed(service, clock.now()),
         )
         self.checks = Checks(
@@ -104,6 +104,7 @@ class Agent:
             on_failing=self._tell_state,
             run=self.attendant.check,
         )
+        self._said_stopped: dict[tuple[int, str], bool] = {}
         self._inputs: deque[ports.Input] = deque()
         self._feeding = False
         self._timer: asyncio.TimerHandle | None = None
@@ -208,10 +209,22 @@ class Agent:
             case ServiceState():
                 self.feed(ports.ServiceHeard(broker, message))
             case NodeState():
+                if message.node in self.config.nodes:
+                    stopped = message.state == "offline" and message.reason == "stopped"
+                    self._said_stopped[broker, message.node] = stopped
                 self.feed(ports.NodeHeard(broker, message, retained))
             case Command():
                 self.feed(ports.CommandHeard(message))
         return False
+
+    def _unheard(self, service: str) -> tuple[str, ...]:
+        """The service's other nodes that are not heard, without those that stopped in good order and said so."""
+
+        def stopped(node: str) -> bool:
+            said = [stopped for (_, name), stopped in self._said_stopped.items() if name == node]
+            return bool(said) and all(said)
+
+        return tuple(node for node in self.coordinator.unheard(service, clock.now()) if not stopped(node))
 
     def _link_or_address(self, change: Change) -> None:
         if isinstance(change, AddressChanged):

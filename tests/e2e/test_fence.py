@@ -4,6 +4,7 @@ The server's power switch is a host's: at "off" everything in that host is kille
 """
 
 import shutil
+import signal
 import subprocess
 import textwrap
 import threading
@@ -118,7 +119,8 @@ def fenced(make_cluster, tmp_path: Path) -> Iterator[tuple[Cluster, dict[str, Sw
 
 def test_takeover_comes_after_fencing_and_a_clean_handover_fences_nobody(fenced) -> None:  # type: ignore[no-untyped-def]
     cluster, switches = fenced
-    cluster.start("beta")  # so that nobody is unheard when alpha starts
+    cluster.config.write_text(cluster.config.read_text().replace("lanplus = 1", 'lanplus = 1\nunheard = "fence"'))
+    cluster.start("beta")
     subscriber = cluster.subscriber("event/#", "node/#")
     wait(lambda: subscriber.kinds()[-1:] == ["beta failed"] or switches["alpha"].off_at, 30)
     assert switches["alpha"].off_at, "at the start, a node that is not heard is fenced before anything is taken"
@@ -161,6 +163,29 @@ def test_no_confirmed_fencing_no_takeover(fenced) -> None:  # type: ignore[no-un
     assert f"{holder} is not fenced" in failed["data"]["why"], failed
     assert cluster.moves() == [holder]
     assert switches[holder].off_at == []
+
+
+def test_at_the_start_a_node_that_may_just_be_booting_is_waited_for_and_not_shot(fenced) -> None:  # type: ignore[no-untyped-def]
+    cluster, switches = fenced
+    subscriber = cluster.subscriber("event/#")
+    cluster.start("beta")
+    subscriber.wait(lambda: "beta failed" in subscriber.kinds(), 30)
+    failed = next(event for event in subscriber.events("web") if kind(event) == "failed")
+    assert "alpha is on and is not heard: nothing is taken until it is heard, or off" in failed["data"]["why"]
+    assert cluster.moves() == [] and switches["alpha"].off_at == []
+    cluster.start("alpha")  # it has booted
+    cluster.held_by("alpha", "beta", seconds=60)
+    assert switches["alpha"].off_at == switches["beta"].off_at == []
+    # One that stopped in good order is neither waited for nor shot.
+    holder = cluster.held_by("alpha", "beta")
+    other = "beta" if holder == "alpha" else "alpha"
+    time.sleep(1)
+    for name in (other, holder):
+        cluster.signal(name, signal.SIGTERM)
+        assert cluster.agents[name].wait(15) == 0
+    cluster.start(holder)
+    cluster.held_by(holder)
+    assert switches["alpha"].off_at == switches["beta"].off_at == []
 
 
 def test_what_is_wrong_is_said_by_check(fenced) -> None:  # type: ignore[no-untyped-def]

@@ -60,7 +60,7 @@ class HookContext:
     epoch: int
     reason: str
     unheard: tuple[str, ...] = ()
-    """The service's other nodes of which no beat is heard now."""
+    """The service's other nodes of which no beat is heard now, and which did not stop in good order."""
     hosts: tuple[str, ...] = ()
     """The service's nodes with the addresses of their hosts, as "alpha=10.0.0.1"."""
 
