@@ -237,12 +237,13 @@ def test_who_hears_others_but_not_itself_calls_nobody_silent() -> None:
     """The beats of another one have the same numbers as ours: they are not ours that come back."""
     rim = of_three()
     rim.beats.clear()
-    for number in range(1, 40):
-        rim.feed(ports.Tick(), 0.25)
+    rim.hear(Role.STANDBY, node="beta", boot="beta/1", seq=1)
+    for _ in range(200):
+        rim.feed(ports.Tick(), 0.05)
+        if rim.beats:
+            rim.hear(Role.STANDBY, node="gamma", boot="gamma/1", seq=rim.beats[-1].seq)
         rim.beats.clear()
-        rim.hear(Role.STANDBY, node="gamma", boot="gamma/1", seq=number)
-        if number < 4:
-            rim.hear(Role.STANDBY, node="beta", boot="beta/1", seq=number)
+    assert rim.node._seq > 10 and rim.node.peers["gamma"].heard_at > rim.now - 1.0
     assert events(rim, "silent") == []
 
 
@@ -346,6 +347,13 @@ def test_an_unfit_holder_keeps_it_while_nobody_could_claim_or_it_is_too_early() 
         assert rim.duty.role is Role.ACTIVE and rim.node._later == []
 
 
+def test_an_unfit_holder_without_a_link_lets_go_like_any_other() -> None:
+    rim = active()
+    unfit(rim)
+    rim.feed(ports.LinkChanged("eth0", False))
+    assert rim.role is Role.RELEASING and emitted(rim, "releasing")[-1]["reason"] == "link"
+
+
 def test_who_is_unfit_is_told_anew_when_it_becomes_so_anew() -> None:
     rim = active()
     unfit(rim)
@@ -378,8 +386,10 @@ def test_a_fault_has_two_causes_and_ends_when_both_have() -> None:
     rim.feed(ports.Fitness("web", True))
     assert rim.role is Role.FAULT, "no link"
     unfit(rim)
+    rim.out.clear()
     rim.feed(ports.LinkChanged("eth0", True))
     assert rim.role is Role.FAULT, "unfit"
+    assert emitted(rim, "standby") == []
     rim.feed(ports.Fitness("web", True))
     assert rim.role is Role.STANDBY
     assert emitted(rim, "standby")[-1]["reason"] == "check"
