@@ -143,10 +143,11 @@ class Rooms:
         """The beginning of a command line that is to be run among the mounts of that host."""
         keeper = self._keepers.get(name)
         if keeper is None or keeper.poll() is not None:
-            keep = ["unshare", "--mount", "--propagation", "private", "sleep", "infinity"]
+            # With a /run of its own, as a host has: two servers must not find each other's pid file there.
+            script = "mount -t tmpfs none /run && exec sleep infinity"
+            keep = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script]
             keeper = self._keepers[name] = self._cluster.nodes[name].popen(keep)
-            outside = Path("/proc/self/ns/mnt").readlink()
-            wait(lambda: Path(f"/proc/{keeper.pid}/ns/mnt").readlink() != outside, 5)
+            wait(lambda: Path(f"/proc/{keeper.pid}/comm").read_text() == "sleep\n", 5)
             if self._watch is not None:
                 self._watch.add(name, keeper.pid)
         return ["nsenter", f"--mount=/proc/{keeper.pid}/ns/mnt", "--"]

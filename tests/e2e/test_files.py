@@ -115,7 +115,7 @@ def serve(make_cluster, tmp_path: Path) -> Iterator[Make]:  # type: ignore[no-un
             rooms._watch = watch
             for name, host in cluster.nodes.items():
                 # Files of a host's own, where a real one has its /run.
-                own = f"mkdir -p {tmp_path}/run && mount -t tmpfs none {tmp_path}/run && mount -t tmpfs none /run"
+                own = f"mkdir -p {tmp_path}/run && mount -t tmpfs none {tmp_path}/run"
                 assert host.run([*rooms.inside(name), "sh", "-c", own]).returncode == 0
             return Files(cluster, watch, folder)
 

@@ -3,8 +3,6 @@
 Real parts: ext4 on a loop device, the resource agents Filesystem and nginx of the package resource-agents.
 """
 
-import subprocess
-import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,6 +37,7 @@ def nginx_configuration(folder: Path, content: Path) -> Path:
     path.write_text(
         textwrap.dedent(f"""\
         user root;  # the folder of a test is closed to others
+        include /run/spoilt*.conf;
         pid /run/nginx.pid;
         error_log {folder}/nginx-error.log;
         worker_processes 1;
@@ -153,9 +152,8 @@ def test_a_server_that_dies_is_noticed_by_its_monitor_and_moves(web: Web) -> Non
 
 def test_a_server_that_does_not_start_is_undone_and_the_other_host_serves(web: Web) -> None:
     """What was mounted is unmounted before anybody else mounts it."""
-    blocker = web.cluster.nodes["alpha"].popen(
-        [sys.executable, "-c", "import socket; s = socket.create_server(('', 80)); input()"], stdin=subprocess.PIPE
-    )
+    spoil = ["sh", "-c", "echo nonsense >/run/spoilt.conf"]
+    assert web.cluster.nodes["alpha"].run([*web.rooms.inside("alpha"), *spoil]).returncode == 0
     subscriber = web.cluster.subscriber("event/#")
     web.cluster.start("alpha")
     subscriber.wait(lambda: "alpha failed" in subscriber.kinds(), 20)
@@ -169,7 +167,6 @@ def test_a_server_that_does_not_start_is_undone_and_the_other_host_serves(web: W
         if kind(event) == "hook" and event["source"].endswith("/alpha")
     ]
     assert ran[:4] == ["PreAcq 10_volume", "PreAcq 20_nginx", "PreRel 20_nginx", "PreRel 10_volume"]
-    blocker.kill()
 
 
 def test_what_would_run_is_listed(web: Web) -> None:

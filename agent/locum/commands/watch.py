@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import signal
 import sys
 import time
 from collections import deque
@@ -155,8 +156,7 @@ def watch(config: Config) -> int:
     if not console.is_terminal:
         print("locum watch needs a terminal; `locum status` tells once, --json for programs", file=sys.stderr)
         return 1
-    with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
-        asyncio.run(_watch(config, console))
+    asyncio.run(_watch(config, console))
     return 0
 
 
@@ -164,24 +164,29 @@ async def _watch(config: Config, console: Console) -> None:
     picture = Picture(config)
     prefix = f"locum/{config.cluster}"
     topics = [f"{prefix}/{kind}" for kind in ("beat/+", "node/+", "event/+/+")]
+    # Not by a cancellation, which a library that waits may swallow (wait_for of Python 3.11, fixed in 3.12).
+    ended = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
     with Live(console=console, screen=True, auto_refresh=False) as live:
 
         def draw() -> None:
             live.update(picture.show(time.monotonic(), console.height), refresh=True)
 
-        while True:
+        while not ended.is_set():
             async with listening(config, topics) as listener:
                 picture.trouble = unreachable(listener)
-                await _follow(listener, picture, draw)
+                await _follow(listener, picture, draw, ended)
             picture.trouble = picture.trouble or ["the brokers are lost"]
             draw()
-            await asyncio.sleep(RECONNECT_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), RECONNECT_SECONDS)
 
 
-async def _follow(listener: Listener, picture: Picture, draw: Any) -> None:
-    """Hears and draws until no broker is left."""
+async def _follow(listener: Listener, picture: Picture, draw: Any, ended: asyncio.Event) -> None:
+    """Hears and draws until it is to end, or no broker is left."""
     loop = asyncio.get_running_loop()
-    while listener.reached:
+    while listener.reached and not ended.is_set():
         draw()
         until = loop.time() + 1 / FRAMES_A_SECOND
         while (heard := await listener.next(until)) is not None:

@@ -16,6 +16,7 @@ machine lets users make one.
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import FrameType
@@ -28,6 +29,8 @@ MARK = "LOCUM_ISOLATED"
 _PASSED_ON: set[int] = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2}
 _WAITED_FOR = _PASSED_ON | {signal.SIGCHLD}
 _READY = "ready"
+UNWIND_SECONDS = 8.0
+"""How long an interrupted command may take to end by itself."""
 _SI_KERNEL = 0x80  # siginfo: the terminal sent it, and so to the whole foreground group
 
 
@@ -40,13 +43,14 @@ def ensure_isolated(argv: Sequence[str]) -> None:
 
     argv is the whole command, such as [sys.executable, "-m", "locum.cli", "demo"]. Call it before any thread is
     started: the kernel makes no user namespace for a process with threads. In the isolated process SIGTERM and SIGHUP
-    raise SystemExit from here on, so that both unwind the stack as Ctrl-C does.
+    raise SystemExit from here on, so that both unwind the stack as Ctrl-C does; UNWIND_SECONDS later
+    it ends in any case.
 
     Raises CannotIsolate; nothing has been started then. Raises SystemExit with the status of the command, 128 + n if
     signal n ended it.
     """
     if os.environ.get(MARK):
-        for signum in (signal.SIGTERM, signal.SIGHUP):
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(signum, _unwind)
         return
     sys.stdout.flush()
@@ -55,6 +59,13 @@ def ensure_isolated(argv: Sequence[str]) -> None:
 
 
 def _unwind(signum: int, _frame: FrameType | None) -> NoReturn:
+    # An exception out of a signal handler can be lost: Python throws away what is raised in a destructor or a callback
+    # of the collector. So the end comes in any case; nothing is left by it, since process 1 ends next.
+    end = threading.Timer(UNWIND_SECONDS, os._exit, (128 + signum,))
+    end.daemon = True
+    end.start()
+    if signum == signal.SIGINT:
+        raise KeyboardInterrupt
     raise SystemExit(128 + signum)
 
 
