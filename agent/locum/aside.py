@@ -17,10 +17,20 @@ THREADS_MAX = 8
 _free = threading.BoundedSemaphore(THREADS_MAX)
 
 
-async def aside(work: Callable[[], T], *, timeout: float) -> T:
+class Desk:
+    """For who comes again and again, as a check does: one thread, so that what hangs for him hangs once, and the others
+    have theirs."""
+
+    def __init__(self) -> None:
+        self.free = threading.BoundedSemaphore(1)
+
+
+async def aside(work: Callable[[], T], *, timeout: float, desk: Desk | None = None) -> T:
     """What `work()` returns or raises. TimeoutError if it takes longer than `timeout` seconds or no thread is free."""
-    if not _free.acquire(blocking=False):
-        raise TimeoutError(f"{THREADS_MAX} threads wait for a disk or a name server already")
+    free = desk.free if desk is not None else _free
+    if not free.acquire(blocking=False):
+        many = "its last question waits" if desk is not None else f"{THREADS_MAX} threads wait"
+        raise TimeoutError(f"{many} for a disk or a name server already")
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
@@ -40,14 +50,14 @@ async def aside(work: Callable[[], T], *, timeout: float) -> T:
         except BaseException as raised:
             error = raised
         finally:
-            _free.release()
+            free.release()
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
             loop.call_soon_threadsafe(tell, result, error)
 
     try:
         threading.Thread(target=run, name="locum-aside", daemon=True).start()
     except RuntimeError as error:
-        _free.release()
+        free.release()
         raise TimeoutError(f"no thread can be started: {error}") from error
     try:
         async with asyncio.timeout(timeout):

@@ -31,6 +31,9 @@ CHECKS_MOST = 64
 """Checks of a service."""
 CHECK_FASTEST = 0.1
 """Seconds between two rounds of a check, at least."""
+
+CHECKS_SPREAD = 0.05
+"""An interval of a check is longer or shorter by up to this part of it: not all at one moment."""
 HOOKS_MOST = 64
 """Ready-made hooks of a service."""
 EXAMPLES = {
@@ -241,6 +244,11 @@ class CheckSection(Section):
     @property
     def only_active(self) -> bool:
         return self.when == "active" or (self.when is None and self.ocf is not None)
+
+    @property
+    def apart(self) -> float:
+        """Seconds by which two nodes that see the same failure, at the same interval, may differ in when it counts."""
+        return self.interval * (1 + CHECKS_SPREAD + 2 * CHECKS_SPREAD * self.fall)
 
 
 class Service(Section):

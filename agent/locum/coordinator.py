@@ -107,7 +107,6 @@ TABLE: dict[tuple[Role, On], tuple[str, Role]] = {
     (C, On.DENIED): ("withdraw", S),
     (C, On.STOP): ("withdraw", S),
     (C, On.LINK_DOWN): ("withdraw", F),
-    (C, On.UNFIT): ("withdraw", F),
     (A, On.ACQUIRED): ("settle", H),
     (A, On.DECLINED): ("withdraw", S),
     (A, On.FAILED): ("undo", R),
@@ -207,6 +206,7 @@ class Duty:
     fit: bool = True
     unfit: str = ""
     """Which checks fail, and how."""
+    unfit_since: float = inf
     yield_at: float = -inf
     """An unfit holder does not offer the service again before."""
     yield_told: bool = False
@@ -244,6 +244,11 @@ class Duty:
     @property
     def holds(self) -> bool:
         return self.role in HOLDING
+
+    @property
+    def patience(self) -> float:
+        """Seconds within which the others notice what we noticed: all make the same checks."""
+        return max((check.apart for check in self.service.checks.values() if not check.only_active), default=0.0)
 
 
 @dataclass(slots=True)
@@ -594,6 +599,8 @@ class Coordinator:
         duty.has_address = duty.record_wrong = False
         duty.gone, duty.held_until = "", -inf
         duty.announce_at.clear()
+        if Announce(duty.name) in self._later:  # due in this very step, before what made the address go
+            self._later.remove(Announce(duty.name))
         duty.unconfirmed = duty.holding_told = False
 
     def _step_done(self, duty: Duty, now: float, ok: bool, detail: str) -> None:
@@ -832,7 +839,7 @@ class Coordinator:
                 due = min(due, duty.corrected_at + timing.beat)
         if duty.role is Role.ACTIVE and not self.stopping:
             if not duty.fit:
-                self._yield(duty, now)
+                due = min(due, self._yield(duty, now))
             elif duty.service.failback == "auto":
                 due = min(due, self._fail_back(duty, now))
         return min(due, base + timing.lease)
@@ -881,10 +888,18 @@ class Coordinator:
             due = min(due, max(at, duty.failback_at))
         return due
 
-    def _yield(self, duty: Duty, now: float) -> None:
-        """An unfit holder hands over to a fit node; where there is none it keeps the service, and says so."""
-        if duty.unconfirmed or duty.step is not None or now < duty.yield_at:
-            return
+    def _yield(self, duty: Duty, now: float) -> float:
+        """An unfit holder hands over to a fit node; where there is none it keeps the service, and says so.
+
+        What ails all nodes, such as a gateway that is down, shows at each of them in its own time. So it waits first,
+        for as long as that may take: else it would hand over to a node that is fit for a moment longer, and nobody
+        would be left to hold the service. Returns when to look again.
+        """
+        at = max(duty.unfit_since + duty.patience, duty.yield_at)
+        if now < at:
+            return at
+        if duty.unconfirmed or duty.step is not None:
+            return inf
         heir = self._heir(duty, now)
         if heir:
             duty.yield_at = now + self.timing.retry_first
@@ -894,6 +909,7 @@ class Coordinator:
             self._emit(
                 duty.name, "unfit", epoch=duty.lease.epoch, why=f"{duty.unfit}; no other node could take it: kept"
             )
+        return inf
 
     # -- the wire, the links, the peers -------------------------------------------------------------------------------
 
@@ -940,6 +956,7 @@ class Coordinator:
         return concerned
 
     def _check(self, now: float, duty: Duty, fit: bool, why: str) -> list[Duty]:
+        duty.unfit_since = inf if fit else now
         duty.fit, duty.unfit = fit, why
         duty.yield_told = False
         if not fit:

@@ -12,7 +12,7 @@ Lines that start with # tell the reader what happens and why. Times are seconds 
 clock shows something else. Beats, probes, renewals and announcements are left out, unless `verbose on` asks for them.
 
     cluster nodes=alpha,beta [brokers=3] [on_bus_loss=release] [services=web,mail] [beat=500ms] [lease=2s] [gateway=yes]
-            [failback=auto] [failback_delay=60s]
+            [failback=auto] [failback_delay=60s] [checked=1s]
     start NAME... [node=NODE]        a machine starts, under its own name or another's; or a broker
     run 3s                           time passes
     crash NAME                       a host, or a broker, is gone at once
@@ -188,6 +188,7 @@ class Story:
         beat: str = "500ms",
         lease: str = "2s",
         gateway: str = "",
+        checked: str = "",
         **service: str,
     ) -> None:
         names, count = nodes.split(","), int(brokers)
@@ -202,6 +203,8 @@ class Story:
         for place, name in enumerate(services.split(","), 100):
             text.append(f'[services.{name}]\naddresses = ["10.0.0.{place}/24"]\ninterface = "eth0"\nnodes = {names}')
             text += [f'{key} = "{value}"' for key, value in service.items()]
+            if checked:
+                text.append(f'[services.{name}.checks]\npage = {{ tcp = "10.0.0.200:80", interval = "{checked}" }}')
         self.config = parse("\n".join(text))
         self.topics = Topics(self.config.cluster)
         self.timing = self.config.durations()

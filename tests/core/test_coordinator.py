@@ -32,12 +32,12 @@ PACKAGE = Path(locum.__file__).parent
 CORE = ("timing", "lease", "messages", "ports", "coordinator")
 
 
-def config(**web: str) -> Config:
+def config(tables: str = "", **web: str) -> Config:
     more = "\n".join(f'{key} = "{value}"' for key, value in web.items())
     return parse(
         'cluster = "shop"\nbrokers = ["mqtt://10.0.0.3"]\n'
         '[nodes.alpha]\naddress = "10.0.0.1"\n[nodes.beta]\naddress = "10.0.0.2"\n'
-        '[services.web]\naddresses = ["10.0.0.100/24"]\ninterface = "eth0"\nnodes = ["alpha", "beta"]\n' + more
+        '[services.web]\naddresses = ["10.0.0.100/24"]\ninterface = "eth0"\nnodes = ["alpha", "beta"]\n' + more + tables
     )
 
 
@@ -182,8 +182,8 @@ def emitted(rim: Rim, type_: str) -> list[dict[str, object]]:
     return [output.data for output in rim.out if isinstance(output, ports.Emit) and output.type == type_]
 
 
-def started() -> Rim:
-    rim = Rim()
+def started(config: Config | None = None) -> Rim:
+    rim = Rim(config)
     rim.feed(ports.LinkChanged("eth0", True))
     rim.feed(ports.BrokerUp(0))
     return rim
@@ -214,8 +214,8 @@ def acquiring() -> Rim:
     return rim
 
 
-def active() -> Rim:
-    rim = started()
+def active(config: Config | None = None) -> Rim:
+    rim = started(config)
     rim.live(4.0)
     assert rim.role is Role.ACTIVE
     return rim
@@ -778,6 +778,7 @@ happenings = st.one_of(
     "manual",
     [(0.0, ("live", 3.0, True)), (2.0, ("echo",)), (0.0, ("record", None, 0)), (0.0, ("live", 3.0, True))],
 )
+@example("hold", "manual", [(0.0, ("live", 3.0, True)), (0.0, ("stop", False)), (0.3, ("answer", False, "", ""))])
 @settings(max_examples=150)
 def test_no_order_of_inputs_breaks_the_contract(policy: str, failback: str, story: list) -> None:  # type: ignore[type-arg]
     """Rim.check looks at every output. This is only about what one node may say and do; that two never hold is shown in

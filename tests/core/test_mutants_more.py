@@ -362,21 +362,65 @@ def test_who_is_unfit_is_told_anew_when_it_becomes_so_anew() -> None:
     assert [told["why"].partition(";")[0] for told in emitted(rim, "unfit")] == ["page: refused", "disk: full"]
 
 
-def test_an_unfit_standby_and_claimant_are_in_fault_and_a_beat_says_so_at_once() -> None:
-    for build in (standby, claiming):
-        rim = build()
-        rim.out.clear()
-        unfit(rim)
-        assert rim.role is Role.FAULT
-        told = emitted(rim, "fault")[-1]
-        assert (told["reason"], told["why"]) == ("check", "page: refused")
-        beats = [one.beat for one in rim.out if isinstance(one, ports.SendBeat)]
-        assert beats and beats[-1].services["web"].role is Role.FAULT
-        rim.out.clear()
-        rim.feed(ports.Fitness("web", True))
-        assert rim.role is Role.STANDBY
-        assert any(isinstance(one, ports.SendBeat) for one in rim.out)
-        assert emitted(rim, "standby")[-1]["reason"] == "check"
+def test_an_unfit_standby_is_in_fault_and_a_beat_says_so_at_once() -> None:
+    rim = standby()
+    rim.out.clear()
+    unfit(rim)
+    assert rim.role is Role.FAULT
+    told = emitted(rim, "fault")[-1]
+    assert (told["reason"], told["why"]) == ("check", "page: refused")
+    beats = [one.beat for one in rim.out if isinstance(one, ports.SendBeat)]
+    assert beats and beats[-1].services["web"].role is Role.FAULT
+    rim.out.clear()
+    rim.feed(ports.Fitness("web", True))
+    assert rim.role is Role.STANDBY
+    assert any(isinstance(one, ports.SendBeat) for one in rim.out)
+    assert emitted(rim, "standby")[-1]["reason"] == "check"
+
+
+def test_a_claim_under_way_goes_on_whatever_the_checks_say() -> None:
+    """Perhaps another node has just handed over to us: if we stepped back, nobody would hold the service."""
+    rim = claiming()
+    unfit(rim)
+    assert rim.role is Role.CLAIMING
+    rim.live(0.5)
+    assert rim.role is Role.ACTIVE
+
+
+def test_an_unfit_holder_waits_until_the_others_have_noticed_too() -> None:
+    checks = """
+[services.web.checks]
+page = { tcp = "10.0.0.200:80", interval = "10s", fall = 3 }
+quick = { tcp = "10.0.0.200:81", interval = "1s" }
+mine = { tcp = "10.0.0.200:82", interval = "60s", when = "active" }
+"""
+    patience = 10 * (1 + 0.05 + 2 * 0.05 * 3)
+    rim = active(config(checks))
+    assert rim.duty.patience == pytest.approx(patience)
+    unfit(rim)
+    rim.out.clear()
+    at = rim.now + rim.duty.patience
+    assert rim.node._yield(rim.duty, at - 0.001) == at, "it looks again by itself"
+    assert rim.node._keep(rim.duty, rim.now) <= at
+    assert rim.node._later == [] and not rim.duty.yield_told
+    assert rim.node._yield(rim.duty, at) == float("inf")
+    assert rim.duty.yield_told, "nobody could take it"
+    rim = active(config(checks))
+    unfit(rim)
+    rim.live(patience - 0.1)
+    rim.hear(Role.STANDBY, ready=True)
+    assert rim.role is Role.ACTIVE
+    rim.live(0.15)
+    assert emitted(rim, "releasing")[-1]["reason"] == "check"
+    # It is well again in between, and the time begins anew.
+    rim = active(config(checks))
+    unfit(rim)
+    first = rim.duty.unfit_since
+    rim.now += 1
+    rim.feed(ports.Fitness("web", True))
+    assert rim.duty.unfit_since == float("inf")
+    unfit(rim)
+    assert rim.duty.unfit_since == first + 1
 
 
 def test_a_fault_has_two_causes_and_ends_when_both_have() -> None:

@@ -70,6 +70,7 @@ def test_with_no_fit_node_the_holder_keeps_the_service_and_says_so(make_cluster,
     cluster = checked(make_cluster, tmp_path)
     subscriber = cluster.subscriber("event/#")
     cluster.up()
+    assert not [one for one in subscriber.kinds() if one.endswith(" fault")], "a start is no alarm"
     sick(cluster, "beta")
     subscriber.wait(lambda: "beta fault" in subscriber.kinds())
     sick(cluster, "alpha")

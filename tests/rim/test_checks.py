@@ -1,6 +1,7 @@
 """Every kind of check against the real thing: sockets, a web server, processes, files, interfaces."""
 
 import asyncio
+import contextlib
 import http.server
 import os
 import socket
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from locum.aside import Desk, aside
 from locum.checks.probes import probe_of
 from locum.config import CheckSection, ConfigError, parse
 
@@ -115,6 +117,33 @@ async def test_interface_file_and_process(tmp_path: Path) -> None:
         process.stdout.readline()
         assert await ask(process=name) == ""
         process.communicate(b"\n")
+
+
+async def test_a_disk_that_hangs_costs_a_check_one_thread_and_nobody_else_any() -> None:
+    hangs, goes_on = threading.Event(), threading.Event()
+
+    def read() -> str:
+        hangs.set()
+        goes_on.wait(20)
+        return ""
+
+    desk = Desk()
+    before = threading.active_count()
+    with pytest.raises(TimeoutError, match="no answer within"):
+        await aside(read, timeout=0.05, desk=desk)
+    assert hangs.is_set()
+    for _ in range(20):
+        with pytest.raises(TimeoutError, match="its last question waits for a disk"):
+            await aside(read, timeout=0.05, desk=desk)
+    assert threading.active_count() == before + 1
+    assert await aside(lambda: "well", timeout=1.0) == "well"
+    goes_on.set()
+    for _ in range(200):
+        with contextlib.suppress(TimeoutError):
+            assert await aside(lambda: "again", timeout=1.0, desk=desk) == "again"
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("its thread is not free again")
 
 
 @pytest.mark.parametrize(

@@ -100,9 +100,9 @@ def test_an_address_is_held_renewed_and_goes_by_itself(host: Host) -> None:
             assert outcome.held and [result.seconds for result in outcome.results] == [1, 1]
             assert await kernel.present("eth0", [V6, V4, V4B]) == {V4, V6}
 
-            # Nobody renews.
+            # Nobody renews. The kernel is up to a second late, more on a busy machine (docs/guarantees.md).
             for address in (V4, V6):
-                assert await seen.first(AddressChanged("eth0", address, present=False)) < until
+                assert await seen.first(AddressChanged("eth0", address, present=False)) < until + 2
             assert await kernel.present("eth0", [V4, V6]) == set()
             told = [change for _, change in seen.changes]
             assert told[:2] == [AddressChanged("eth0", V4, True), AddressChanged("eth0", V6, True)]

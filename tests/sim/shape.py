@@ -104,6 +104,7 @@ def config_of(nodes: int, brokers: int, services: int, shape: Shape) -> Config:
                     "interface": "eth0",
                     "nodes": names[index % nodes :] + names[: index % nodes],
                     **failback,
+                    **({} if index % 2 else {"checks": {"page": {"file": "/page", "interval": f"{shape.beat:g}s"}}}),
                 }
                 for index in range(services)
             },

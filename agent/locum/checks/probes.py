@@ -14,7 +14,7 @@ from typing import Any
 
 from locum import echo
 from locum.address import look
-from locum.aside import aside
+from locum.aside import Desk, aside
 from locum.config import CheckSection
 from locum.hooks.text import one_line
 
@@ -27,21 +27,22 @@ Probe = Callable[[], Awaitable[str]]
 
 def probe_of(check: CheckSection, run: Callable[[], Awaitable[str]]) -> Probe:
     """What to call for one round of the check. `run`: for kinds that are programs (command, ocf)."""
+    desk = Desk()
     match check.kind:
         case "icmp":
             return lambda: _icmp(check)
         case "tcp":
             return lambda: _tcp(check)
         case "http":
-            return Http(check).ask
+            return Http(check, desk).ask
         case "systemd":
             return lambda: _systemd(check)
         case "process":
-            return lambda: aside(lambda: _process(str(check.process)), timeout=check.timeout)
+            return lambda: aside(lambda: _process(str(check.process)), timeout=check.timeout, desk=desk)
         case "interface":
-            return lambda: aside(lambda: _interface(str(check.interface)), timeout=check.timeout)
+            return lambda: aside(lambda: _interface(str(check.interface)), timeout=check.timeout, desk=desk)
         case "file":
-            return lambda: aside(lambda: _file(check), timeout=check.timeout)
+            return lambda: aside(lambda: _file(check), timeout=check.timeout, desk=desk)
         case _:
             return run
 
@@ -69,8 +70,8 @@ async def _tcp(check: CheckSection) -> str:
 class Http:
     """Asks for a page, over a new connection each time: what a new client would meet."""
 
-    def __init__(self, check: CheckSection) -> None:
-        self._check = check
+    def __init__(self, check: CheckSection, desk: Desk) -> None:
+        self._check, self._desk = check, desk
         self._trust: ssl.SSLContext | bool | None = None
 
     async def ask(self) -> str:
@@ -79,14 +80,17 @@ class Http:
 
         check = self._check
         assert check.http is not None
-        if self._trust is None:
-            # Reading the system's certificates takes 20 ms: aside, and once.
-            secure = check.http.startswith("https") and check.verify
-            self._trust = await aside(ssl.create_default_context, timeout=check.timeout) if secure else False
+        trust = self._trust
+        if trust is None:
+            trust = False
+            if check.http.startswith("https") and check.verify:
+                # Reading the system's certificates takes 20 ms: aside, and once.
+                trust = await aside(ssl.create_default_context, timeout=check.timeout, desk=self._desk)
+            self._trust = trust
         try:
             async with (
                 asyncio.timeout(check.timeout),
-                httpx.AsyncClient(verify=self._trust, trust_env=False, timeout=None) as client,
+                httpx.AsyncClient(verify=trust, trust_env=False, timeout=None) as client,
                 client.stream("GET", check.http, headers={"User-Agent": "locum", "Connection": "close"}) as answer,
             ):
                 if answer.status_code not in check.status:

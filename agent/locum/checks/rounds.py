@@ -3,7 +3,9 @@
 - A service's checks do not wait for each other, nor does any of them ask again before its last question has ended.
 - A check that is made only while the service is held says nothing before; when it has failed, it is held against the
   node for a while after the service has moved (Judge.rest_until), so that the service does not come back at once.
-- Until all others have been made once, a node is not fit.
+- The others must have been made once before a node claims: it is not fit without, from GRACE of a window on. Before
+  that a node that has just started is given the benefit of the doubt: it claims nothing yet, and a `fault` that is
+  over after one answer would only alarm.
 """
 
 import asyncio
@@ -16,11 +18,14 @@ from typing import Any
 from locum import clock
 from locum.checks.judge import Judge
 from locum.checks.probes import Probe, probe_of
-from locum.config import CheckSection, Config
+from locum.config import CHECKS_SPREAD, CheckSection, Config
 from locum.hooks.text import one_line
 from locum.messages import CheckFailing, Role
 
 log = logging.getLogger(__name__)
+
+GRACE = 0.8
+"""Of a window: less than what a node listens before its first claim."""
 
 WHY_MOST = 300
 """Characters of why a check fails."""
@@ -33,6 +38,8 @@ class _Check:
     section: CheckSection
     probe: Probe
     judge: Judge
+    doubted_from: float = 0.0
+    """From then on an answer that never came counts."""
 
     def holds_against(self, now: float, active: bool) -> str:
         """Why the node is not fit by this check; "" if it is."""
@@ -42,7 +49,7 @@ class _Check:
             self.judge.forget()
             return ""
         if self.judge.good is None:
-            return "" if self.section.only_active else f"{self.name}: not made yet"
+            return "" if self.section.only_active or now < self.doubted_from else f"{self.name}: not made yet"
         return "" if self.judge.good else f"{self.name}: {self.judge.why}"
 
 
@@ -73,6 +80,7 @@ class Checks:
         run: Callable[[str, str, CheckSection], Awaitable[str]],
     ) -> None:
         self._role, self._on_fitness, self._tell, self._on_failing = role, on_fitness, tell, on_failing
+        self._grace = GRACE * config.durations().window
         self._services: dict[str, _Verdict] = {}
         self._tasks: list[asyncio.Task[None]] = []
         for service, section in config.services_of(node).items():
@@ -80,11 +88,13 @@ class Checks:
                 self._services[service] = _Verdict(checks=[_make(service, *one, run) for one in section.checks.items()])
 
     def start(self) -> None:
-        """Begins; a service with checks that are always made is unfit until their first answers."""
+        """Begins."""
+        loop = asyncio.get_running_loop()
         for service, verdict in self._services.items():
-            self._weigh(service)
             for check in verdict.checks:
-                self._tasks.append(asyncio.get_running_loop().create_task(self._go_round(check)))
+                check.doubted_from = clock.now() + self._grace
+                self._tasks.append(loop.create_task(self._go_round(check)))
+            self._tasks.append(loop.create_task(self._doubt(service)))
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -111,9 +121,13 @@ class Checks:
             else:
                 self._weigh(check.service)  # what was held against the node may be over
             was_active = active
-            # Spread a little: not all checks of all services at one moment.
-            rest = section.interval * uniform(0.95, 1.05) - (clock.now() - started_at)
+            spread = uniform(1 - CHECKS_SPREAD, 1 + CHECKS_SPREAD)
+            rest = section.interval * spread - (clock.now() - started_at)
             await asyncio.sleep(max(rest, section.interval / 10))
+
+    async def _doubt(self, service: str) -> None:
+        await asyncio.sleep(self._grace + 0.05)  # a little after, not before
+        self._weigh(service)
 
     async def _ask(self, check: _Check, judge: Judge) -> None:
         try:

@@ -15,6 +15,7 @@ from random import uniform
 from typing import Any
 
 from locum import clock
+from locum.aside import Desk
 from locum.config import CheckSection, Config
 from locum.hooks.context import HookContext, Phase
 from locum.hooks.folder import Hook, Kind, look
@@ -88,6 +89,7 @@ class Attendant:
         self._followed = followed
         self._running: dict[object, _Running] = {}
         self._progress: asyncio.Task[None] | None = None
+        self._desks: dict[tuple[str, str], Desk] = {}
         self._beside: set[asyncio.Task[bool]] = set()
         self._standby: dict[tuple[str, str], asyncio.Task[bool]] = {}
         self._loops: list[asyncio.Task[None]] = []
@@ -161,6 +163,7 @@ class Attendant:
             on_line=lambda hook, line: None,  # the last one is in the result
             on_result=lambda result: None,
             stop_at_first_failure=True,
+            desk=self._desks.setdefault((service, name), Desk()),
         )
         return "" if outcome.ok else "; ".join(result.detail for result in outcome.failed)
 

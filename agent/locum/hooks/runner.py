@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from locum.aside import aside
+from locum.aside import Desk, aside
 from locum.clock import now
 from locum.hooks.context import HookContext, Phase
 from locum.hooks.folder import Hook, Kind
@@ -121,12 +121,15 @@ async def run_phase(
     stop_at_first_failure: bool,
     on_start: Callable[[Hook], None] = lambda hook: None,
     beside: Callable[[Hook], None] | None = None,
+    desk: Desk | None = None,
 ) -> PhaseResult:
     """Run the hooks in order, each for at most `timeout` seconds, or the time that its declaration gives it.
 
     `on_start` gets every hook when its turn comes, `on_line` every line of output as it comes, `on_result` every
     result, all in the event loop: they must not block. A hook for which nobody is to wait is handed to `beside`, and
-    has no result here. Cancel it, and the running hook is killed with its whole group before CancelledError goes on.
+    has no result here. `desk`: what reads files for it, if not everybody's.
+
+    Cancel it, and the running hook is killed with its whole group before CancelledError goes on.
     """
     results: list[HookResult] = []
     guard = Guard()
@@ -137,7 +140,7 @@ async def run_phase(
                 continue
             on_start(hook)
             limit = hook.declared.timeout if hook.declared is not None else timeout
-            result = await _run(hook, context_for(hook), limit, guard, on_line)
+            result = await _run(hook, context_for(hook), limit, guard, on_line, desk)
             results.append(result)
             on_result(result)
             if stop_at_first_failure and not result.ok:
@@ -148,7 +151,12 @@ async def run_phase(
 
 
 async def _run(
-    hook: Hook, context: HookContext, timeout: float, guard: Guard, on_line: Callable[[Hook, str], None]
+    hook: Hook,
+    context: HookContext,
+    timeout: float,
+    guard: Guard,
+    on_line: Callable[[Hook, str], None],
+    desk: Desk | None,
 ) -> HookResult:
     """One hook, from start to result."""
     started_at = now()
@@ -176,7 +184,9 @@ async def _run(
     if hook.refused:
         return result(hook.refused)
     try:
-        known = "" if hook.kind is not Kind.executable else await aside(lambda: trouble(hook.path), timeout=timeout)
+        known = ""
+        if hook.kind is Kind.executable:
+            known = await aside(lambda: trouble(hook.path), timeout=timeout, desk=desk)
     except TimeoutError as error:
         return result(f"was not started: it could not be read: {error}", timed_out=now() >= started_at + timeout)
     try:
