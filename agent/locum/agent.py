@@ -20,9 +20,10 @@ from typing import Any
 
 from locum import __version__, clock, echo, ports
 from locum.address import AddressChanged, Change, Kernel, KernelError, State, Wire, WireError
+from locum.address.lifetime import FOUND_WINDOWS
 from locum.bus import Bus
 from locum.checks import Checks
-from locum.config import Config
+from locum.config import Config, Service
 from locum.coordinator import Coordinator
 from locum.hooks.attendant import Attendant
 from locum.messages import Beat, Command, Event, Message, NodeState, ServiceState
@@ -104,6 +105,8 @@ class Agent:
             on_failing=self._tell_state,
             run=self.attendant.check,
         )
+        self._left: set[str] = set()
+        """Paused services whose addresses stay when the agent has ended."""
         self._said_stopped: dict[tuple[int, str], bool] = {}
         self._inputs: deque[ports.Input] = deque()
         self._feeding = False
@@ -143,15 +146,21 @@ class Agent:
             finally:
                 if self._timer is not None:
                     self._timer.cancel()
-                for service in self.services.values():  # whatever is thought to be there: nothing must stay
-                    await self.kernel.remove(service.interface, service.addresses)
+                for name, service in self.services.items():  # whatever is thought to be there: nothing must stay
+                    if name in self._left:
+                        await self._leave(name)
+                    else:
+                        await self.kernel.remove(service.interface, service.addresses)
         log.info("%s stopped", self.node)
 
     async def _look_around(self) -> None:
         """What this host has before the first beat: a service's address here belongs to nobody's lease."""
         for name, service in self.services.items():
             with contextlib.suppress(KernelError):
-                for address in await self.kernel.leftovers(service.interface, service.addresses):
+                found = await self.kernel.leftovers(service.interface, service.addresses)
+                if found and await self._found(name, service):
+                    continue
+                for address in found:
                     outcome = await self.kernel.remove(service.interface, [address])
                     log.warning("%s: %s was on %s without a lease: %s", name, address, service.interface, outcome)
         for interface in self.wires:
@@ -247,8 +256,10 @@ class Agent:
         match output:
             case ports.SendBeat(beat):
                 self.bus.beat(beat.model_dump_json(exclude_defaults=True).encode())
-            case ports.PublishService(service, holder, epoch, since):
-                state = ServiceState(service=service, holder=holder, epoch=epoch, since=wall(since), by=self.node)
+            case ports.PublishService(service, holder, epoch, since, hand):
+                state = ServiceState(
+                    service=service, holder=holder, epoch=epoch, since=wall(since), by=self.node, hand=hand
+                )
                 self.bus.publish(self.bus.topics.service(service), state.model_dump_json().encode(), retain=True)
             case ports.PublishNode(node, online, reason):
                 self.bus.publish(self.bus.topics.node(node), self._node_state(node, online, reason), retain=True)
@@ -264,6 +275,9 @@ class Agent:
                 self._start(self._remove(service))
             case ports.Hold():
                 self._start(self._hold(output))
+            case ports.Leave(service):
+                self._left.add(service)
+                self._start(self._leave(service))
             case ports.Announce(service):
                 wanted = self.services[service]
                 self.wires[wanted.interface].announce(wanted.addresses, router=_forwards(wanted.interface))
@@ -289,6 +303,7 @@ class Agent:
                 since=self.started if online else wall(),
                 hooks=self.attendant.running() if ours and online else [],
                 checks=self.checks.failing() if ours and online else [],
+                drained=ours and online and self.coordinator.drained,
             )
             .model_dump_json()
             .encode()
@@ -325,6 +340,23 @@ class Agent:
         if outcome.which(State.ERROR):
             log.error("%s: %s", hold.service, outcome)
         self.feed(ports.Held(hold.service, hold.until, outcome.held, str(outcome)))
+
+    async def _leave(self, name: str) -> None:
+        """The service is paused: the kernel keeps its addresses while no agent runs."""
+        service = self.services[name]
+        outcome = await self.kernel.leave(service.interface, service.addresses)
+        log.log(logging.INFO if outcome.held else logging.ERROR, "%s is paused: left here: %s", name, outcome)
+
+    async def _found(self, name: str, service: Service) -> bool:
+        """Whether the addresses were left here by `_leave`: then they stay for as long as a claim takes."""
+        if not await self.kernel.left(service.interface, service.addresses):
+            return False
+        until = clock.now() + FOUND_WINDOWS * self.coordinator.timing.window
+        outcome = await self.kernel.hold(service.interface, service.addresses, until, only_if_present=True)
+        log.info("%s was left here while it was paused: %s", name, outcome)
+        if outcome.held:
+            self.feed(ports.Found(name))
+        return outcome.held
 
     async def _remove(self, name: str) -> None:
         service = self.services[name]

@@ -344,7 +344,7 @@ def decode(kind: str, name: str, payload: object) -> Message | None:
         # Keys are the sender's: shown as a literal where they are not plain, and never at length.
         where = ".".join(part if isinstance(part, str) and part.isalnum() else repr(part) for part in first["loc"])
         raise ValueError(f"{where[:100] + ': ' if where else ''}{first['msg'][:200]}") from None
-    said = getattr(model, "subject" if kind == "event" else "service" if kind in ("service", "command") else "node")
+    said = getattr(model, {"event": "subject", "command": "subject", "service": "service"}.get(kind, "node"))
     if said != name:
         raise ValueError(f"it speaks of {said!r}, but its topic is {name!r}'s")
     return model

@@ -109,6 +109,51 @@ def switchover(
     raise typer.Exit(command.switchover(configured(config), service, to or None, timeout))
 
 
+ServiceArgument = Annotated[str, typer.Argument(help="The service that is meant.")]
+NodeArgument = Annotated[str, typer.Argument(help="The node that is meant.")]
+TimeoutOption = Annotated[float, typer.Option(help="Seconds to wait for the outcome.", min=1.0, max=86_400.0)]
+
+
+@app.command()
+def pause(service: ServiceArgument, config: ConfigOption = DEFAULT_PATH, timeout: TimeoutOption = 30.0) -> None:
+    """Leave a service where it is: nothing moves it until `resume`, not even a restart of the agent there."""
+    from locum.commands import operate
+
+    raise typer.Exit(operate.of_service(configured(config), "pause", service, timeout))
+
+
+@app.command()
+def resume(service: ServiceArgument, config: ConfigOption = DEFAULT_PATH, timeout: TimeoutOption = 30.0) -> None:
+    """Let a service that was paused or released move again."""
+    from locum.commands import operate
+
+    raise typer.Exit(operate.of_service(configured(config), "resume", service, timeout))
+
+
+@app.command()
+def release(service: ServiceArgument, config: ConfigOption = DEFAULT_PATH, timeout: TimeoutOption = 120.0) -> None:
+    """In an emergency: take a service down, everywhere, until `resume`."""
+    from locum.commands import operate
+
+    raise typer.Exit(operate.of_service(configured(config), "release", service, timeout))
+
+
+@app.command()
+def drain(node: NodeArgument, config: ConfigOption = DEFAULT_PATH, timeout: TimeoutOption = 120.0) -> None:
+    """Before maintenance: hand over all that a node holds; it takes nothing until `undrain` or a new start."""
+    from locum.commands import operate
+
+    raise typer.Exit(operate.of_node(configured(config), "drain", node, timeout))
+
+
+@app.command()
+def undrain(node: NodeArgument, config: ConfigOption = DEFAULT_PATH, timeout: TimeoutOption = 30.0) -> None:
+    """Let a drained node take services again."""
+    from locum.commands import operate
+
+    raise typer.Exit(operate.of_node(configured(config), "undrain", node, timeout))
+
+
 @app.command()
 def hooks(
     service: Annotated[str, typer.Argument(help="The service whose hooks are meant.")],

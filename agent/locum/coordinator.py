@@ -18,7 +18,7 @@ from random import Random
 
 from locum.config import Config, Service
 from locum.lease import Lease
-from locum.messages import HOLDING, Beat, Command, NodeState, Role, ServiceState, Standing
+from locum.messages import HOLDING, Beat, Command, Hand, NodeState, Role, ServiceState, Standing
 from locum.ports import (
     Abort,
     AddressGone,
@@ -32,9 +32,11 @@ from locum.ports import (
     Echoed,
     Emit,
     Fitness,
+    Found,
     Held,
     Hold,
     Input,
+    Leave,
     LinkChanged,
     NodeHeard,
     Output,
@@ -57,6 +59,8 @@ SENT_MOST = 256
 """Own beats whose send time is remembered; one that comes back later than that many beats confirms nothing."""
 FAILBACK_MOST = 86_400.0
 """The longest pause, in seconds, before a service is offered again to a node that could not keep it."""
+ORDERLY = ("switchover", "failback", "drain")
+"""Why a service is handed over where nothing forces it: a hook may refuse."""
 COMMANDS_MOST = 64
 """Commands whose number is remembered, so that one heard from several brokers is done once."""
 WHY_MOST = 1_000
@@ -92,21 +96,30 @@ class On(StrEnum):
     LINK_UP = "the interface is up"
     UNFIT = "a check fails"
     FIT = "the checks pass"
+    PAUSE = "an operator's hand keeps it from claiming"
+    RESUME = "no hand is on it any more"
+    LEAVE = "the agent is to stop, and the service to stay"
 
 
-S, C, A, H, R, F = Role.STANDBY, Role.CLAIMING, Role.ACQUIRING, Role.ACTIVE, Role.RELEASING, Role.FAULT
+S, C, A, H, R = Role.STANDBY, Role.CLAIMING, Role.ACQUIRING, Role.ACTIVE, Role.RELEASING
+F, P = Role.FAULT, Role.PAUSED
 
 TABLE: dict[tuple[Role, On], tuple[str, Role]] = {
     # in this role, when     the coordinator does  and the role becomes
     (S, On.TURN): ("claim", C),
     (S, On.LINK_DOWN): ("nothing", F),
     (S, On.UNFIT): ("nothing", F),
+    (S, On.PAUSE): ("nothing", P),
     (F, On.LINK_UP): ("nothing", S),
     (F, On.FIT): ("nothing", S),
+    (P, On.RESUME): ("nothing", S),
+    (P, On.LINK_DOWN): ("nothing", F),
+    (P, On.UNFIT): ("nothing", F),
     (C, On.GRANTED): ("acquire", A),
     (C, On.DENIED): ("withdraw", S),
     (C, On.STOP): ("withdraw", S),
     (C, On.LINK_DOWN): ("withdraw", F),
+    (C, On.PAUSE): ("withdraw", P),
     (A, On.ACQUIRED): ("settle", H),
     (A, On.DECLINED): ("withdraw", S),
     (A, On.FAILED): ("undo", R),
@@ -115,6 +128,7 @@ TABLE: dict[tuple[Role, On], tuple[str, Role]] = {
     (A, On.LINK_DOWN): ("let_go", R),
     (H, On.MOVE): ("hand_over", R),
     (H, On.STOP): ("hand_over", R),
+    (H, On.LEAVE): ("leave", P),
     (H, On.LOST): ("let_go", R),
     (H, On.LINK_DOWN): ("let_go", R),
     (R, On.KEPT): ("stay", H),
@@ -124,6 +138,7 @@ TABLE: dict[tuple[Role, On], tuple[str, Role]] = {
 }
 """Everything that can happen to a role. What is not here does not happen: it is ignored in that role."""
 
+NO_HAND = Hand()
 TAKEOVER = (Step.TEST, Step.PRE_ACQ, Step.TAKE, Step.POST_ACQ)
 RELEASE = (Step.PRE_REL, Step.DROP, Step.POST_REL)
 LETTING_GO = (Step.DROP, Step.PRE_REL, Step.POST_REL)
@@ -202,6 +217,10 @@ class Duty:
     unconfirmed: bool = False
     """A beat is overdue at the brokers: a second opinion is asked for."""
     holding_told: bool = False
+    found: bool = False
+    """The addresses were left on this host while the service was paused; they are not held yet."""
+    # The operator.
+    hand: Hand = NO_HAND
     # The checks.
     fit: bool = True
     unfit: str = ""
@@ -302,6 +321,8 @@ class Coordinator:
         self._echo_pending_since: float | None = None
         self._echo_next_at = -inf
         self._watch_peers_at = now + self.timing.window
+        self.drained = False
+        """An operator wants this node to be empty."""
         self.stopping = False
         self._stopped = False
         self._changed = False
@@ -357,7 +378,7 @@ class Coordinator:
     def followed(self, service: str, now: float) -> str:
         """The node that holds the service, as its beats say just now, while this one stands by; empty: none."""
         duty = self.duties[service]
-        if duty.role is not Role.STANDBY or self.stopping:
+        if duty.role not in (Role.STANDBY, Role.PAUSED) or self.stopping:
             return ""
         holders = [
             name
@@ -424,7 +445,13 @@ class Coordinator:
                 duty = self.duties[service]
                 if duty.has_address and duty.step is not Step.TAKE:
                     self._address_gone(duty, now, detail)
+                elif duty.found and not duty.has_address:
+                    self._lose_found(duty, now)
                 return [duty]
+            case Found(service):
+                self.duties[service].found = True
+                self._emit(service, "found", addresses=self._addresses(self.duties[service]))
+                return []
             case Stop(at_once):
                 self._stop(now, at_once)
                 return self._duties
@@ -498,7 +525,8 @@ class Coordinator:
     def _acquire(self, duty: Duty, now: float) -> None:
         duty.forced = False
         duty.undone = True
-        duty.plan = deque(TAKEOVER)
+        # What was found here was never stopped: nothing is to be started again.
+        duty.plan = deque((Step.TAKE,) if duty.found else TAKEOVER)
         duty.step = None
 
     def _settle(self, duty: Duty, now: float) -> None:
@@ -521,10 +549,25 @@ class Coordinator:
     def _hand_over(self, duty: Duty, now: float) -> None:
         """An orderly release. `Test` may refuse it only where nothing forces it."""
         self._abort(duty)
-        orderly = duty.reason in ("switchover", "failback")
+        orderly = duty.reason in ORDERLY
         duty.forced = not orderly
         duty.successor = duty.peer or None
         duty.plan = deque(((Step.TEST,) if orderly else ()) + RELEASE)
+
+    def _leave(self, duty: Duty, now: float) -> None:
+        """Nobody may take it but us: its addresses stay where they are until we are back."""
+        self._urgent.append(Leave(duty.name))
+        self._emit(duty.name, "left", epoch=duty.lease.epoch, addresses=self._addresses(duty))
+        self._no_address(duty)
+        duty.published = False
+        duty.lease.release()
+
+    def _lose_found(self, duty: Duty, now: float) -> None:
+        """What was left here is gone, or has to go: the service is elsewhere, or may be."""
+        duty.found = False
+        self._urgent.append(DropNow(duty.name))
+        if duty.record is not None:
+            self._hear_record(now, duty.record)
 
     def _let_go(self, duty: Duty, now: float) -> None:
         """The lease is lost: the address goes first, and nothing can stop it."""
@@ -597,6 +640,7 @@ class Coordinator:
 
     def _no_address(self, duty: Duty) -> None:
         duty.has_address = duty.record_wrong = False
+        duty.found = False
         duty.gone, duty.held_until = "", -inf
         duty.announce_at.clear()
         if Announce(duty.name) in self._later:  # due in this very step, before what made the address go
@@ -608,6 +652,7 @@ class Coordinator:
         taking = duty.role is Role.ACQUIRING
         match step:
             case Step.TAKE if ok:
+                duty.found = False
                 duty.held_until = max(duty.held_until, duty.kernel_until)
                 duty.announce_at = deque(now + after for after in ANNOUNCE_AFTER)
                 self._later.append(Announce(duty.name))
@@ -619,7 +664,7 @@ class Coordinator:
                     # Who lets go because its lease is over knows nothing of who holds it now.
                     duty.clean = now < duty.lease.ends_at() and not duty.lease.superseded()
                     if duty.record is None or duty.record.epoch <= duty.lease.epoch:
-                        self._urgent.append(PublishService(duty.name, None, duty.lease.epoch, now))
+                        self._record(duty, None, duty.lease.epoch, now)
                     self._emit(duty.name, "dropped", epoch=duty.lease.epoch, addresses=self._addresses(duty))
             case Step.DROP:
                 duty.retry_at = now + DROP_RETRY
@@ -688,14 +733,12 @@ class Coordinator:
         for _ in range(8):  # a change of role may make another one due at once; more than a few in a row cannot be
             before = duty.role
             match before:
-                case Role.STANDBY | Role.FAULT:
+                case Role.STANDBY | Role.FAULT | Role.PAUSED:
                     duty.due = self._stand_by(duty, now)
                 case Role.CLAIMING:
                     duty.due = self._press_claim(duty, now)
-                case Role.ACQUIRING | Role.ACTIVE | Role.RELEASING:
-                    duty.due = self._keep(duty, now)
                 case _:
-                    duty.due = inf
+                    duty.due = self._keep(duty, now)
             if duty.role is before:
                 return
 
@@ -706,10 +749,16 @@ class Coordinator:
             return inf
         if self.stopping:
             return inf
-        if not duty.fit:
+        barred = self._barred(duty)
+        if barred and duty.found:
+            self._lose_found(duty, now)
+        if not (duty.fit or duty.found):
             self._fire(duty, On.UNFIT, now, reason="check", why=duty.unfit)
-            if duty.record is None or duty.record.holder is None:
-                return inf  # it may not claim; all that is left to do is to clear the record of a holder that is lost
+        else:
+            self._fire(duty, On.PAUSE if barred else On.RESUME, now, reason=barred or "resume")
+        idle = not self._claimable(duty)
+        if idle and (duty.record is None or duty.record.holder is None):
+            return inf  # it may not claim; all that is left to do is to clear the record of a holder that is lost
         timing, ears = self.timing, duty.ears
         quiet_at = duty.lease.quiet_at(now)
         if quiet_at == inf:  # no majority of brokers is heard: nothing that we do not hear means anything
@@ -727,7 +776,7 @@ class Coordinator:
         not_before = max(quiet_at, duty.backoff_until, duty.give_way_until, duty.lease.undecided_until())
         # Asked one after the other where a claim waits for the answer, and at leisure where none does: long before, or
         # when somebody has gone on answering (a kernel whose agent is dead is late at times, but not for a window).
-        at_leisure = ears.failed or not duty.fit or not_before - now >= 2 * WIRE_SILENCE
+        at_leisure = ears.failed or idle or not_before - now >= 2 * WIRE_SILENCE
         at_leisure = at_leisure or (bool(ears.mac) and now > quiet_at + timing.window)
         ask_at = ears.done_at + (timing.wire_rest if at_leisure else WIRE_PACE if ears.mac else 0.0)
         if not ears.pending(now) and now >= ask_at:
@@ -735,10 +784,10 @@ class Coordinator:
         silent = ears.silent(now, 2 * timing.wire_rest)
         if silent and now >= quiet_at - timing.guard:
             self._vacate(duty, now)
-        if now >= quiet_at and not released:
+        if now >= quiet_at and not released and not barred:
             self._tell_wire(duty)
         due = ears.pending_since + PROBE_BOUND if ears.pending_since is not None else ask_at
-        if not duty.fit:
+        if idle:
             return due
         if now < not_before:
             duty.ready_at = None
@@ -773,10 +822,10 @@ class Coordinator:
     def _vacate(self, duty: Duty, now: float) -> None:
         """The holder's lease is over and its address does not answer: its retained record must not outlive it."""
         record = duty.record
-        if record is None or record.holder is None:
+        if record is None or record.holder is None or duty.found:
             return
         duty.record = record.model_copy(update={"holder": None})
-        self._urgent.append(PublishService(duty.name, None, record.epoch, now))
+        self._record(duty, None, record.epoch, now)
         self._emit(duty.name, "vacant", node=record.holder, epoch=record.epoch)
 
     def _press_claim(self, duty: Duty, now: float) -> float:
@@ -784,7 +833,10 @@ class Coordinator:
         claimed_at = lease.claimed_at
         assert claimed_at is not None
         ends_at = claimed_at + self.timing.claim_timeout
-        if ears.mac:
+        barred = self._barred(duty)
+        if barred:
+            self._fire(duty, On.PAUSE, now, reason=barred)
+        elif ears.mac:
             self._tell_wire(duty)
             duty.give_way_until = max(duty.give_way_until, now + self.timing.window)
             self._fire(duty, On.DENIED, now, reason="wire", why=f"{ears.address} is answered by {ears.mac}")
@@ -838,7 +890,12 @@ class Coordinator:
                     self._publish_record(duty, now)
                 due = min(due, duty.corrected_at + timing.beat)
         if duty.role is Role.ACTIVE and not self.stopping:
-            if not duty.fit:
+            if duty.hand.paused and duty.hand.keeper != self.node:
+                if duty.step is None:
+                    duty.peer = ""
+                    self._fire(duty, On.MOVE, now, reason="release")
+                    return now
+            elif not duty.fit:
                 due = min(due, self._yield(duty, now))
             elif duty.service.failback == "auto":
                 due = min(due, self._fail_back(duty, now))
@@ -998,7 +1055,17 @@ class Coordinator:
         return peer.standings.get(duty.name) if peer is not None else None
 
     def _claimable(self, duty: Duty) -> bool:
-        return not self.stopping and duty.fit and self._links.get(duty.service.interface, False)
+        able = (duty.fit or duty.found) and self._links.get(duty.service.interface, False)
+        return able and not self.stopping and not self._barred(duty)
+
+    def _barred(self, duty: Duty) -> str:
+        """Why an operator's hand keeps this node from taking the service; empty if none does."""
+        if duty.hand.paused and duty.hand.keeper != self.node:
+            return "pause"
+        released = self._last_standing(duty)
+        # Asked to take what another drained node has let go of: else nobody would have it.
+        named = released is not None and released.successor == self.node
+        return "drain" if self.drained and not named else ""
 
     def _watch_peers(self, now: float) -> None:
         """Tells of nodes that have fallen silent, and sees to it that their retained state does not outlive them."""
@@ -1049,8 +1116,12 @@ class Coordinator:
                     duty.give_way_until = -inf
                     duty.silence_told = False
                     duty.last_holder = beat.node
+                    if duty.found and not duty.has_address:
+                        self._lose_found(duty, now)
             elif beat.node == duty.last_holder:
                 duty.silence_told = True  # it has spoken: it does not hold it any more
+            if standing.hand is not None:
+                self._heed(duty, now, standing.hand)
         if not mine:
             if beat.node == self.node:
                 self._tell_twin(now, beat.boot)
@@ -1104,11 +1175,17 @@ class Coordinator:
             return []
         duty.lease.learn(state.epoch, held=state.holder not in (None, self.node))
         duty.record = state
-        if duty.published and (state.holder != self.node or state.epoch != duty.lease.epoch):
+        if state.hand is not None:
+            self._heed(duty, now, state.hand)
+        known = state.hand or NO_HAND
+        if duty.published and (
+            state.holder != self.node or state.epoch != duty.lease.epoch or known.order != duty.hand.order
+        ):
             duty.record_wrong = True  # on that broker; what another one says right does not mend it
-        if state.holder == self.node and not duty.published and now - self._twin_at > self.timing.window:
+        ours = duty.published or duty.found
+        if state.holder == self.node and not ours and now - self._twin_at > self.timing.window:
             # Left by an earlier life of this node, or by a release that the broker did not hear of.
-            self._urgent.append(PublishService(duty.name, None, state.epoch, now))
+            self._record(duty, None, state.epoch, now)
         return [duty]
 
     def _hear_state(self, now: float, state: NodeState, retained: bool) -> list[Duty]:
@@ -1127,12 +1204,18 @@ class Coordinator:
     # -- operators ----------------------------------------------------------------------------------------------------
 
     def _obey(self, now: float, command: Command) -> list[Duty]:
-        duty = self.duties.get(command.service)
-        if duty is None or command.id in self._commands:
+        duty = self.duties.get(command.service or "")
+        if (duty is None and command.node != self.node) or command.id in self._commands:
             return []
         self._commands[command.id] = None
         while len(self._commands) > COMMANDS_MOST:
             self._commands.popitem(last=False)
+        if duty is None:
+            self._drain(now, command)
+            return self._duties
+        if command.command != "switchover":
+            self._lay_hand(duty, now, command)
+            return [duty]
         if duty.role not in (Role.ACQUIRING, Role.ACTIVE, Role.RELEASING):
             return []
         why = self._why_not(duty, now, command.to)
@@ -1149,6 +1232,8 @@ class Coordinator:
         if duty.role is not Role.ACTIVE or duty.step is not None or self.stopping:
             busy = f"is {duty.role.value}" if duty.step is None else f"is busy with {duty.step.value}"
             return f"{self.node} {busy}: try again when that is over"
+        if duty.hand.paused:
+            return "it is paused: resume it first"
         if to == self.node:
             return f"{self.node} holds it already"
         if to is not None and to not in duty.service.nodes:
@@ -1160,6 +1245,60 @@ class Coordinator:
             return "the brokers do not confirm the lease: nobody else could claim"
         return ""
 
+    def _lay_hand(self, duty: Duty, now: float, command: Command) -> None:
+        """Pause, resume, release: one node does it, and its beat tells the others."""
+        if not self._speaks_for(duty, now):
+            return
+        if duty.role in (Role.CLAIMING, Role.ACQUIRING, Role.RELEASING) or self.stopping:
+            why = f"{self.node} is {duty.role.value}: try again when that is over"
+            self._emit(duty.name, "refused", way=command.command, why=why, command=command.id, by=command.by)
+            return
+        paused = command.command != "resume"
+        keeper = self.node if command.command == "pause" and duty.role is Role.ACTIVE else None
+        data = {"to": keeper} if keeper else {}
+        self._emit(duty.name, "command", command=command.id, what=command.command, by=command.by, **data)
+        if duty.role is Role.ACTIVE and command.command == "release":
+            duty.asked_by = command.id
+        self._heed(duty, now, Hand(number=duty.hand.number + 1, paused=paused, keeper=keeper))
+
+    def _speaks_for(self, duty: Duty, now: float) -> bool:
+        """Whether this node does what an operator wants of the service: its holder does, or the first that lives."""
+        if duty.holds:
+            return True
+        alive = {name for name, peer in self.peers.items() if now - peer.heard_at <= self.timing.window}
+        standings = (self.peers[name].standings.get(duty.name) for name in alive)
+        if any(standing is not None and standing.role in HOLDING for standing in standings):
+            return False
+        return next(name for name in duty.service.nodes if name == self.node or name in alive) == self.node
+
+    def _heed(self, duty: Duty, now: float, hand: Hand) -> None:
+        """The newest word of an operator's counts, however it came here."""
+        if hand.order <= duty.hand.order or hand.number > duty.hand.number + EPOCHS_AHEAD:
+            return
+        duty.hand = hand
+        self._changed = True
+        if duty.published:
+            self._publish_record(duty, now)
+        elif duty.record is None or duty.record.holder is None:
+            self._record(duty, None, duty.lease.top if duty.record is None else duty.record.epoch, now)
+
+    def _drain(self, now: float, command: Command) -> None:
+        """Drain and undrain, of this node."""
+        wanted = command.command == "drain"
+        held = [duty for duty in self._duties if duty.holds] if wanted else []
+        for duty in held:
+            why = self._why_not(duty, now, None)
+            if why:
+                why = f"{duty.name}: {why}"
+                self._emit(self.node, "refused", way=command.command, why=why, command=command.id, by=command.by)
+                return
+        self.drained = wanted
+        self._changed = True
+        self._later.append(PublishNode(self.node, online=True))
+        self._emit(self.node, "command", command=command.id, what=command.command, by=command.by)
+        for duty in held:
+            self._move(duty, now, self._heir(duty, now), "drain", command.id)
+
     def _move(self, duty: Duty, now: float, to: str, reason: str, command: str) -> None:
         duty.peer = to
         duty.asked_by = command
@@ -1168,17 +1307,29 @@ class Coordinator:
     def _stop(self, now: float, at_once: bool) -> None:
         self.stopping = True
         for duty in self._duties:
+            if duty.found and not duty.has_address:
+                if self._stays(duty) and not at_once:
+                    self._urgent.append(Leave(duty.name))
+                else:
+                    self._lose_found(duty, now)
             if duty.role is Role.ACTIVE:
                 duty.peer = self._heir(duty, now)
                 duty.asked_by = ""
+                if self._stays(duty) and not at_once:
+                    duty.peer = ""
+                    self._fire(duty, On.LEAVE, now, reason="pause")
             elif duty.role is Role.RELEASING:
                 duty.forced = True  # what was a wish of an operator's can no longer be refused by a hook
             self._fire(duty, On.LOST if at_once else On.STOP, now, reason="stop")
             if at_once and duty.published:
                 duty.published = False
-                self._urgent.append(PublishService(duty.name, None, duty.lease.epoch, now))
+                self._record(duty, None, duty.lease.epoch, now)
         if at_once:
             self._stopped = True
+
+    def _stays(self, duty: Duty) -> bool:
+        """Whether the addresses stay on this host when the agent stops: only where the wire guards them meanwhile."""
+        return duty.hand.paused and duty.hand.keeper == self.node and self.config.holds and duty.step is None
 
     def _finish_stop(self) -> None:
         if self.stopping and not any(duty.holds for duty in self._duties):
@@ -1205,8 +1356,9 @@ class Coordinator:
         )
 
     def _standing(self, duty: Duty, now: float) -> Standing:
+        hand = duty.hand if duty.hand.number else None
         if duty.holds:
-            return Standing.model_construct(role=duty.role, epoch=duty.lease.epoch)
+            return Standing.model_construct(role=duty.role, epoch=duty.lease.epoch, hand=hand)
         ready = (
             duty.role is Role.STANDBY
             and self._claimable(duty)
@@ -1219,14 +1371,19 @@ class Coordinator:
             ready=ready,
             reason=duty.reason if duty.clean and duty.undone else "",
             clean=duty.clean,
+            hand=hand,
         )
 
     def _publish_record(self, duty: Duty, now: float) -> None:
         duty.published = True
         duty.record_wrong = False
         duty.corrected_at = now
-        self._urgent.append(PublishService(duty.name, self.node, duty.lease.epoch, duty.held_since))
+        self._record(duty, self.node, duty.lease.epoch, duty.held_since)
         duty.record = ServiceState.model_construct(service=duty.name, holder=self.node, epoch=duty.lease.epoch)
+
+    def _record(self, duty: Duty, holder: str | None, epoch: int, since: float) -> None:
+        hand = duty.hand if duty.hand.number else None
+        self._urgent.append(PublishService(duty.name, holder, epoch, since, hand))
 
     def _addresses(self, duty: Duty) -> list[str]:
         return [str(address) for address in duty.service.addresses]

@@ -9,9 +9,9 @@ import json
 import re
 from enum import StrEnum
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 """Cluster, node and service names: one MQTT topic level, one folder name, and nothing that either would interpret."""
@@ -54,6 +54,19 @@ class Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
 
+class Hand(Message):
+    """An operator's hand on a service: nobody takes it but the keeper, until a newer one says otherwise."""
+
+    number: Annotated[Epoch, Field(description="The highest counts; each order is one above all that were heard.")] = 0
+    paused: bool = False
+    keeper: Annotated[Name | None, Field(description="Who may hold it while it is paused; null: nobody.")] = None
+
+    @property
+    def order(self) -> tuple[int, bool, str]:
+        """Of two with one number the same wins everywhere."""
+        return self.number, self.paused, self.keeper or ""
+
+
 class Standing(Message):
     """A node's part in one service, as its beat tells it."""
 
@@ -65,6 +78,7 @@ class Standing(Message):
     clean: bool = Field(
         False, description="It removed the addresses under a good lease: no need to ask the wire first."
     )
+    hand: Annotated[Hand | None, Field(description="The newest that the node knows of; null: never was one.")] = None
 
 
 class Beat(Message):
@@ -118,6 +132,7 @@ class NodeState(Message):
         [], description="Hooks that have been running for a second or more; said again every two seconds."
     )
     checks: Annotated[list[CheckFailing], Field(max_length=SERVICES_MOST)] = Field([], description="Checks that fail.")
+    drained: Annotated[bool, Field(description="An operator has emptied it: it takes nothing until undrained.")] = False
 
 
 class ServiceState(Message):
@@ -128,16 +143,30 @@ class ServiceState(Message):
     epoch: Epoch
     since: str = Field("", max_length=40, pattern=PRINTABLE, description="RFC 3339, by the publisher's wall clock.")
     by: str = Field("", max_length=63, pattern=PRINTABLE, description="The node that says so.")
+    hand: Annotated[Hand | None, Field(description="An operator's hand on it, if there ever was one.")] = None
 
 
 class Command(Message):
-    """What an operator wants of a service's holder."""
+    """What an operator wants, of a service or of a node."""
 
     id: Annotated[str, Field(min_length=1, max_length=64, pattern=PRINTABLE)]
-    command: Literal["switchover"]
-    service: Name
+    command: Literal["switchover", "pause", "resume", "release", "drain", "undrain"]
+    service: Annotated[Name | None, Field(description="Of switchover, pause, resume and release.")] = None
+    node: Annotated[Name | None, Field(description="Of drain and undrain.")] = None
     to: Name | None = Field(None, description="The node that is to take over; null: the next fit one in order.")
     by: str = Field("", max_length=128, pattern=PRINTABLE, description="Who asked.")
+
+    @property
+    def subject(self) -> str:
+        """The service or the node that is meant."""
+        return self.service or self.node or ""
+
+    @model_validator(mode="after")
+    def _of_one(self) -> Self:
+        wanted, other = ("node", "service") if self.command in ("drain", "undrain") else ("service", "node")
+        if getattr(self, wanted) is None or getattr(self, other) is not None:
+            raise ValueError(f"{self.command} is for a {wanted}")
+        return self
 
 
 class Event(Message):
@@ -172,6 +201,9 @@ EVENTS: dict[str, str] = {
     "taken": "The addresses are on the node, and announced.",
     "restored": "An address was removed by somebody else, and is set again: why.",
     "dropped": "The addresses are off the node.",
+    "paused": "A node does not claim: an operator's hand is on the service, or on the node.",
+    "left": "The agent stops; the service is paused, so its addresses stay on the host for now.",
+    "found": "The agent starts; addresses of a paused service were left on the host, and stay for now.",
     "check": "A check has begun to fail, or passes again: check, ok, why.",
     "hook": "A hook has run: name, path, phase, address, ok, status, signal, seconds, detail.",
     "failed": "A step failed: step, why.",
@@ -209,8 +241,9 @@ class Topics:
     def event(self, subject: str, type_: str) -> str:
         return f"{self.prefix}event/{subject}/{type_}"
 
-    def command(self, service: str) -> str:
-        return f"{self.prefix}command/{service}"
+    def command(self, subject: str) -> str:
+        """For a service or a node."""
+        return f"{self.prefix}command/{subject}"
 
     def parse(self, topic: str) -> tuple[str, str] | None:
         """The kind of a topic and the name behind it, or None for a topic that is not one of these."""

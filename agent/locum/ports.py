@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from locum.messages import Beat, Command, NodeState, ServiceState
+from locum.messages import Beat, Command, Hand, NodeState, ServiceState
 
 # -- inputs -----------------------------------------------------------------------------------------------------------
 
@@ -125,6 +125,13 @@ class AddressGone:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """At the start: the host has the service's addresses, left there while the service was paused."""
+
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """The agent is to end: release everything in order. `now`: at once, without waiting for hooks."""
 
@@ -146,6 +153,7 @@ Input = (
     | Fitness
     | Held
     | AddressGone
+    | Found
     | Stop
 )
 
@@ -181,6 +189,7 @@ class PublishService:
     holder: str | None
     epoch: int
     since: float
+    hand: Hand | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +251,13 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
+class Leave:
+    """The agent ends, the service is paused: its addresses stay on the host, for LEFT_SECONDS at most."""
+
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
 class Announce:
     """Tell the neighbours once (again) where the service's addresses are."""
 
@@ -266,5 +282,17 @@ class Stopped:
 
 
 Output = (
-    SendBeat | PublishService | PublishNode | Emit | Run | Abort | DropNow | Hold | Announce | Probe | AskEcho | Stopped
+    SendBeat
+    | PublishService
+    | PublishNode
+    | Emit
+    | Run
+    | Abort
+    | DropNow
+    | Hold
+    | Leave
+    | Announce
+    | Probe
+    | AskEcho
+    | Stopped
 )

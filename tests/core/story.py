@@ -28,6 +28,7 @@ clock shows something else. Beats, probes, renewals and announcements are left o
     delete NAME SERVICE              somebody removes the service's address by hand
     slow NAME 100ms                  every message between a node and the brokers takes that much longer
     switchover SERVICE [to=NODE] [by=WHO]
+    operator pause|resume|release SERVICE, operator drain|undrain NODE
     record SERVICE holder=NODE epoch=N     what a broker remembers of earlier days
     wire answers SERVICE mac=MAC, wire silent SERVICE      a stranger has the service's address
     status                           who is what, and who has what
@@ -51,11 +52,11 @@ from pathlib import Path
 from random import Random
 
 from locum import ports
-from locum.address.lifetime import kernel_seconds
+from locum.address.lifetime import FOUND_WINDOWS, LEFT_LEAST, LEFT_SECONDS, kernel_seconds
 from locum.bus import decode
 from locum.config import parse, seconds
 from locum.coordinator import Coordinator
-from locum.messages import EVENTS, Beat, Command, Event, NodeState, Role, ServiceState, Topics
+from locum.messages import EVENTS, Beat, Command, Event, Hand, NodeState, Role, ServiceState, Topics
 from locum.ports import Step
 from locum.timing import EPOCHS_PER_SECOND
 
@@ -334,11 +335,19 @@ class Story:
             self.machines[name].hooks[Step(step)] = ({"ok": True, "fails": False}[outcome], seconds(takes))
 
     def do_switchover(self, service: str, to: str | None = None, by: str = "ops") -> None:
+        self._ask(by, f"asks to move {service}" + (f" to {to}" if to else ""), "switchover", service=service, to=to)
+
+    def do_operator(self, verb: str, subject: str) -> None:
+        which = "node" if verb in ("drain", "undrain") else "service"
+        self._ask("ops", f"asks to {verb} {subject}", verb, **{which: subject})
+
+    def _ask(self, by: str, said: str, command: str, **of: str | None) -> None:
         self._commands += 1
-        command = Command(id=f"c{self._commands}", command="switchover", service=service, to=to, by=by)
-        self._say(by, f"asks to move {service}" + (f" to {to}" if to else ""))
+        asked = Command.model_validate({"id": f"c{self._commands}", "command": command, "by": by, **of})
+        self._say(by, said)
+        topic, payload = self.topics.command(asked.subject), asked.model_dump_json().encode()
         for broker in self.brokers:
-            self._at(HOP, self._arrive, broker, self.topics.command(service), command.model_dump_json().encode(), False)
+            self._at(HOP, self._arrive, broker, topic, payload, False)
 
     def do_record(self, service: str, holder: str, epoch: str) -> None:
         state = ServiceState(service=service, holder=holder, epoch=int(epoch))
@@ -396,8 +405,10 @@ class Story:
         machine.busy_until.clear()
         machine.running.clear()
         self._say(machine.name, "starts" if machine.name == machine.node else f"starts as {machine.node}")
+        left = [service for service, lapses in machine.lapses.items() if lapses - self.now > LEFT_LEAST]
         for service in list(machine.lapses):
-            self._remove(machine, service, "drops", "that nobody's lease covers")
+            if service not in left:
+                self._remove(machine, service, "drops", "that nobody's lease covers")
         machine.boot = f"{machine.node}/{machine.life:x}{machine.mac[-2:]}"
         rng = Random(f"{machine.name} {machine.life}")
         floor = int(self.now * EPOCHS_PER_SECOND)
@@ -406,6 +417,9 @@ class Story:
         )
         machine.roles = dict.fromkeys(machine.agent.duties, Role.STANDBY.value)
         self._feed(machine, ports.LinkChanged("eth0", machine.link))
+        for service in left:
+            self._set(machine, service, self.now + machine.offset + FOUND_WINDOWS * self.timing.window)
+            self._feed(machine, ports.Found(service))
         for broker in self.brokers:
             self._connect(machine, machine.life, broker)
 
@@ -451,9 +465,9 @@ class Story:
             case ports.SendBeat(beat):
                 self._murmur(machine.name, f"beat {beat.seq}: {_standings(beat)}")
                 self._send(machine, self.topics.beat(machine.node), beat.model_dump_json(exclude_defaults=True))
-            case ports.PublishService(service, holder, epoch):
-                state = ServiceState(service=service, holder=holder, epoch=epoch, by=machine.node)
-                told = _told(service, holder, epoch)
+            case ports.PublishService(service, holder, epoch, _, hand):
+                state = ServiceState(service=service, holder=holder, epoch=epoch, by=machine.node, hand=hand)
+                told = _told(service, holder, epoch, hand)
                 self._send(machine, self.topics.service(service), state.model_dump_json(), told)
             case ports.PublishNode(node, online, reason):
                 self._tell_node(machine, node, online, reason)
@@ -470,6 +484,8 @@ class Story:
                 self._remove(machine, service, "drops", "at once")
             case ports.Hold(service, until, only_if_present):
                 self._at(HOP, self._hold, machine, machine.life, service, until, only_if_present)
+            case ports.Leave(service):
+                self._set(machine, service, self.now + machine.offset + LEFT_SECONDS + 0.5)
             case ports.Announce(service):
                 self._murmur(machine.name, f"announces {self._addresses(service)}")
             case ports.Probe(service):
@@ -777,8 +793,10 @@ class Story:
         return ", ".join(str(address) for address in self.config.services[service].addresses)
 
 
-def _told(service: str, holder: str | None, epoch: int) -> str:
-    return f"{service} is at {holder}, epoch {epoch}" if holder else f"nobody has {service}, epoch {epoch}"
+def _told(service: str, holder: str | None, epoch: int, hand: Hand | None = None) -> str:
+    where = f"{service} is at {holder}, epoch {epoch}" if holder else f"nobody has {service}, epoch {epoch}"
+    kept = f"paused for {hand.keeper or 'nobody'}" if hand and hand.paused else "not paused"
+    return f"{where}, {kept}" if hand else where
 
 
 def _standings(beat: Beat) -> str:

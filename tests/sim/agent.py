@@ -15,6 +15,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from locum import ports
+from locum.address.lifetime import FOUND_WINDOWS, LEFT_LEAST, LEFT_SECONDS
 from locum.messages import NodeState, ServiceState
 from locum.ports import BeatHeard, Step
 from tests.sim.broker import Conn
@@ -100,6 +101,8 @@ class Agent:
         self.up: list[Conn] = []
         self.netlink = Netlink(self)
         self.tasks: dict[str, Task] = {}
+        self.left: set[str] = set()
+        """Paused services whose addresses stay when the agent has ended."""
         self.do: dict[type, Callable[[Any], None]] = {
             ports.SendBeat: self._send_beat,
             ports.PublishService: self._publish_service,
@@ -109,6 +112,7 @@ class Agent:
             ports.Abort: self._abort,
             ports.DropNow: self._drop_now,
             ports.Hold: self._hold,
+            ports.Leave: self._leave,
             ports.Announce: lambda _: None,
             ports.Probe: self._probe,
             ports.AskEcho: self._ask_echo,
@@ -116,9 +120,17 @@ class Agent:
         }
 
     def begin(self) -> None:
+        left = []
         for name in self.core.duties:
-            self.host.kernel.remove(name, "was here at the start")
+            address = self.host.kernel.has.get(name)
+            if address is not None and LEFT_LEAST < address.expires_at - self.world.t <= LEFT_SECONDS + 1:
+                self.host.kernel.set(name, int(FOUND_WINDOWS * self.core.timing.window))
+                left.append(name)
+            else:
+                self.host.kernel.remove(name, "was here at the start")
         self.world.referee.born(self)
+        for name in left:
+            self.feed(ports.Found(name))
         self.feed(ports.LinkChanged("eth0", self.host.carrier))
         for service, until in self.host.unfit_until.items():
             if service in self.core.duties and until > self.world.t:
@@ -450,7 +462,12 @@ class Agent:
     def _publish_service(self, output: ports.PublishService) -> None:
         self._publish(
             ServiceState.model_construct(
-                service=output.service, holder=output.holder, epoch=output.epoch, by=self.name, since=""
+                service=output.service,
+                holder=output.holder,
+                epoch=output.epoch,
+                by=self.name,
+                since="",
+                hand=output.hand,
             )
         )
 
@@ -477,6 +494,10 @@ class Agent:
 
     def _drop_now(self, output: ports.DropNow) -> None:
         self.netlink.ask(Job(output.service, inf, False, None))
+
+    def _leave(self, output: ports.Leave) -> None:
+        self.left.add(output.service)
+        self.netlink.ask(Job(output.service, self.host.now() + LEFT_SECONDS + 0.5, False, None))
 
     # -- the wire ------------------------------------------------------------------------------------------------------
 
@@ -601,7 +622,8 @@ class Agent:
                 conn.closed = True
                 conn.send(conn.broker.fin, True)
         for name in self.core.duties:
-            self.host.kernel.remove(name, "at the end")
+            if name not in self.left:
+                self.host.kernel.remove(name, "at the end")
         self.die()
         self.host.agent = None
 

@@ -44,7 +44,7 @@ class Fault:
 KINDS: dict[str, float] = {
     "pause": 12, "trap": 10, "kill": 8, "power": 4, "suspend": 3, "stop": 5, "stall": 14, "slow": 6, "cut": 10,
     "freeze": 5, "restart": 7, "lose": 5, "dup": 4, "hooks": 5, "command": 10, "link": 5, "wire": 6, "alone": 4,
-    "wipe": 2, "netlink": 4, "late": 4, "unfit": 6,
+    "wipe": 2, "netlink": 4, "late": 4, "unfit": 6, "hand": 5, "drain": 3,
 }  # fmt: skip
 """What can go wrong, and how often."""
 
@@ -109,6 +109,10 @@ def _draw(rng: Random, shape: Shape, at: float, kind: str) -> Fault:
             how = rng.choice(("", "gone"))
         case "wire":
             how = rng.choice(("to", "from", "both", "gateway"))
+        case "hand":
+            how = f"{rng.choice(('pause', 'resume', 'release'))} {rng.randrange(shape.services)}"
+        case "drain":
+            how = rng.choice(("drain", "undrain"))
         case "wipe" | "unfit":
             how = str(rng.randrange(shape.services))
         case "netlink":
@@ -247,6 +251,11 @@ class Trouble:
             case "unfit":
                 host.check(service_name(int(fault.how)), t + seconds)
                 world.at(t + seconds, self._fit_again, host, service_name(int(fault.how)))
+            case "hand":
+                verb, _, number = fault.how.partition(" ")
+                self._order(verb, service=service_name(int(number)))
+            case "drain":
+                self._order(fault.how, node=host.name)
             case "late":
                 host.late_until = t + 4 * seconds
             case "netlink":
@@ -282,10 +291,23 @@ class Trouble:
         host.link(True)
 
     def _command(self, service: str, node: int) -> None:
+        to = self.world.hosts[node].name if self.commands % 2 == 0 else None
+        self._order("switchover", service=service, to=to)
+
+    def _order(self, verb: str, **of: str | None) -> None:
+        """Says what an operator wants, on every broker that is there."""
         self.commands += 1
-        world = self.world
-        to = world.hosts[node].name if self.commands % 2 else None
-        command = Command(id=str(self.commands), command="switchover", service=service, to=to, by="")
-        for broker in world.brokers:
+        command = Command.model_validate({"id": str(self.commands), "command": verb, **of})
+        for broker in self.world.brokers:
             if not broker.down:
                 broker.order(command)
+
+    def let_go(self) -> None:
+        """The operator takes his hand off, and says so again until it is heard."""
+        agents = [host.agent for host in self.world.hosts if host.agent is not None]
+        for service in self.world.holders:
+            if any(agent.core.duties[service].hand.paused for agent in agents):
+                self._order("resume", service=service)
+        for agent in agents:
+            if agent.core.drained:
+                self._order("undrain", node=agent.name)

@@ -184,6 +184,9 @@ class Referee:
         elif role is Role.CLAIMING:
             self.lost.discard((agent, service))
         if role is Role.ACQUIRING:
+            hand = agent.core.duties[service].hand
+            if hand.paused and hand.keeper != agent.name:
+                self.fail(f"{agent.name} acquires {service}, which is paused for {hand.keeper}")
             epoch = told.data["epoch"]
             used = self.epochs[service]
             if epoch <= max(used):
@@ -249,6 +252,9 @@ class Referee:
 
     def _step(self, agent: Agent, run: Run) -> None:
         last = self.steps[agent][run.service]
+        if run.step is Step.TAKE and agent.core.duties[run.service].found:
+            self.steps[agent][run.service] = Step.POST_ACQ  # it was left here, and its hooks ran before that
+            return
         if run.step not in self.NEXT[last]:
             self.fail(f"{agent.name} runs {run.step.value} of {run.service} after {last}")
         self.steps[agent][run.service] = run.step

@@ -199,6 +199,7 @@ class World:
     def _look(self, since: float, _: object) -> None:
         for host in self.hosts:
             host.start()
+        self.trouble.let_go()
         missing = self.referee.unsettled()
         if missing:
             if self.t - since > self.shape.bound():

@@ -39,7 +39,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from locum import clock as boot
 from locum.address import look
-from locum.address.lifetime import SLACK_SECONDS, kernel_seconds
+from locum.address.lifetime import LEFT_LEAST, LEFT_SECONDS, SLACK_SECONDS, kernel_seconds
 from locum.address.netlink import AddressMessage, Interface, Link
 from locum.address.watch import Change, Watch
 
@@ -211,6 +211,15 @@ class Kernel:
         wanted = {address.ip for address in addresses}
         found = await self._look(lambda: _present(look.index_of(interface)))
         return {address for address in found if address.ip in wanted}
+
+    async def left(self, interface: str, addresses: Sequence[Interface]) -> bool:
+        """Whether the interface has all of these addresses, and with a lifetime that only `leave` gives."""
+        there = await self._look(lambda: _lifetimes(look.index_of(interface)))
+        return all(LEFT_LEAST < there.get(address, 0) <= LEFT_SECONDS for address in addresses)
+
+    async def leave(self, interface: str, addresses: Sequence[Interface]) -> Outcome:
+        """Gives the addresses to the kernel for LEFT_SECONDS: nobody is there to renew them."""
+        return await self.hold(interface, addresses, self._clock() + LEFT_SECONDS + 0.5)
 
     async def link(self, interface: str) -> Link:
         """The interface as it is now. Raises KernelError."""
@@ -452,6 +461,10 @@ class Kernel:
             with suppress(Exception):
                 self._netlink_loop.close()
             self._netlink_loop = None
+
+
+def _lifetimes(index: int | None) -> dict[Interface, int]:
+    return {} if index is None else {message.address: message.valid for message in look.addresses(index)}
 
 
 def _present(index: int | None) -> set[Interface]:

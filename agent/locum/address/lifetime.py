@@ -21,6 +21,15 @@ Three things make it later than that, and no number given to the kernel can prev
 - The removal waits for the kernel's lock of all network configuration (rtnl), as when containers come and go.
 """
 
+LEFT_SECONDS = 7200
+"""For so long the kernel keeps the addresses of a paused service when the agent has ended."""
+
+LEFT_LEAST = 1000
+"""No lease is that long: an address with a longer lifetime, but not an endless one, was left on purpose."""
+
+FOUND_WINDOWS = 4
+"""For so many windows an address that was left is kept when the agent is back: it takes one to listen, and a claim."""
+
 
 def kernel_seconds(until: float, now: float) -> int:
     """The largest whole number of seconds L with `now + L + SLACK_SECONDS <= until`, and never below 0.

@@ -45,6 +45,10 @@ GROUPS = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR
 ADDRESS_GROUPS = RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR
 
 
+FOREVER = 2**32 - 1
+"""A lifetime without an end, in the kernel's words (rtnetlink(7))."""
+
+
 @dataclass(frozen=True, slots=True)
 class Link:
     """An interface as it is now. `mac` is "02:00:00:00:00:01", empty where there is none; `mtu` is in bytes."""
@@ -73,6 +77,8 @@ class AddressMessage:
     address: Interface
     present: bool
     deprecated: bool
+    valid: int = FOREVER
+    """Seconds that its lifetime still has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +168,14 @@ def _address(present: bool, message: Any) -> AddressMessage | None:
     if not isinstance(text, str):
         return None
     address = ip_interface(f"{text}/{message['prefixlen']}")
-    return AddressMessage(message["index"], address, present, deprecated=bool(message["flags"] & IFA_F_DEPRECATED))
+    lifetimes = message.get("cacheinfo") or {}
+    return AddressMessage(
+        message["index"],
+        address,
+        present,
+        deprecated=bool(message["flags"] & IFA_F_DEPRECATED),
+        valid=int(lifetimes.get("ifa_valid", FOREVER)),
+    )
 
 
 def _link(exists: bool, message: Any) -> LinkMessage | None:

@@ -38,6 +38,9 @@ async def _drop(config: Config, node: str) -> int:
                 print(f"{name}: {error}", file=sys.stderr)
                 left += 1
                 continue
+            if found and await kernel.left(service.interface, service.addresses):
+                print(f"{name}: paused, and left on {service.interface}")
+                continue
             for address in sorted(found, key=str):
                 outcome = await kernel.remove(service.interface, [address])
                 print(f"{name}: {service.interface} {outcome}")

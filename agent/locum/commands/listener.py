@@ -2,6 +2,9 @@
 
 import asyncio
 import contextlib
+import getpass
+import os
+import socket
 import time
 from collections.abc import AsyncIterator, Sequence
 
@@ -97,3 +100,12 @@ def unreachable(listener: Listener) -> list[str]:
 def unique() -> str:
     """A number for a command that no other has."""
     return f"{time.time_ns():x}"
+
+
+def who() -> str:
+    """Who asks, as commands tell it."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a uid without a name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"[:128]

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from locum.commands.listener import listening
@@ -71,6 +72,7 @@ def describe(config: Config, beats: dict[str, Beat], states: dict[str, NodeState
             "epoch": standings[holder].epoch if holder else None,
             "also": holding[1:],
             "addresses": [str(address) for address in service.addresses],
+            **_hand(standings),
             "roles": {node: _role(standings.get(node)) for node in service.nodes},
         }
     nodes = {
@@ -79,12 +81,21 @@ def describe(config: Config, beats: dict[str, Beat], states: dict[str, NodeState
             "same_configuration": beats[node].config == config.digest(),
             "hooks": [hook.model_dump() for hook in _said(beats[node], states.get(node)).hooks],
             "checks": [check.model_dump() for check in _said(beats[node], states.get(node)).checks],
+            "drained": _said(beats[node], states.get(node)).drained,
         }
         if node in beats
         else {"heard": False}
         for node in config.nodes
     }
     return {"cluster": config.cluster, "services": services, "nodes": nodes}
+
+
+def _hand(standings: dict[str, Standing]) -> dict[str, Any]:
+    """Whether an operator's hand is on it: the newest word that is heard."""
+    hands = [standing.hand for standing in standings.values() if standing.hand is not None]
+    newest = max(hands, key=lambda hand: hand.order, default=None)
+    paused = newest is not None and newest.paused
+    return {"paused": paused, "keeper": newest.keeper if newest is not None and paused else None}
 
 
 def _said(beat: Beat, state: NodeState | None) -> NodeState:
@@ -133,20 +144,32 @@ def _show(picture: dict[str, Any]) -> None:
         )
     console = Console(highlight=False, emoji=False)
     console.print(table)
+    for text, style in notes(picture):
+        console.print(escape(text), style=style)
+
+
+def notes(picture: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is to be said beside the tables, a line each, with its colour."""
     for name, service in picture["services"].items():
         for other in service["also"]:
-            console.print(f"{name}: {other} says that it holds it too, at an older epoch", style="red")
+            yield f"{name}: {other} says that it holds it too, at an older epoch", "red"
+        if service["paused"]:
+            how = (
+                f"paused: only {service['keeper']} may hold it" if service["keeper"] else "released: nobody may hold it"
+            )
+            yield f"{name}: {how}, until `locum resume {name}`", "yellow"
     for node, facts in picture["nodes"].items():
         if not facts["heard"]:
-            console.print(f"{node}: not heard", style="red")
+            yield f"{node}: not heard", "red"
             continue
         if not facts["same_configuration"]:
-            console.print(f"{node}: runs with another configuration than this file", style="yellow")
+            yield f"{node}: runs with another configuration than this file", "yellow"
+        if facts["drained"]:
+            yield f"{node}: drained: it takes nothing until `locum undrain {node}`", "yellow"
         for check in facts["checks"]:
-            console.print(
-                f"{node}: {check['check']} of {check['service']} fails: {escape(check['why'])}", style="yellow"
-            )
+            yield f"{node}: {check['check']} of {check['service']} fails: {check['why']}", "yellow"
         for hook in facts["hooks"]:
-            console.print(
-                f"{node}: {hook['phase']} of {hook['service']} runs {escape(hook['hook'])} for {hook['seconds']:.0f} s"
+            yield (
+                f"{node}: {hook['phase']} of {hook['service']} runs {hook['hook']} for {hook['seconds']:.0f} s",
+                "default",
             )

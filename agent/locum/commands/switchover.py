@@ -1,14 +1,11 @@
 """`locum switchover`: asks the holder to hand a service over, and waits until it has happened or cannot."""
 
 import asyncio
-import getpass
-import os
-import socket
 import sys
 
 import aiomqtt
 
-from locum.commands.listener import Listener, listening, unique, unreachable
+from locum.commands.listener import Listener, listening, unique, unreachable, who
 from locum.config import Config
 from locum.messages import HOLDING, Beat, Command, Event, Role, Standing
 
@@ -47,17 +44,9 @@ async def _switch(config: Config, service: str, to: str | None, seconds: float) 
             return "no node is heard that holds it"
         if holder == to:
             return f"{holder} holds it already"
-        command = Command(id=unique(), command="switchover", service=service, to=to, by=_who())
+        command = Command(id=unique(), command="switchover", service=service, to=to, by=who())
         await listener.publish(listener.topics.command(service), command.model_dump_json().encode())
         return await _outcome(listener, command, holder, standing.epoch, loop.time() + seconds)
-
-
-def _who() -> str:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a uid without a name
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"[:128]
 
 
 async def _find_holder(listener: Listener, service: str, until: float) -> tuple[str, Standing | None]:
@@ -87,13 +76,13 @@ async def _outcome(listener: Listener, command: Command, holder: str, epoch: int
             if kind == "refused" and message.data.get("command") == command.id:
                 return str(why) or "refused"
         elif isinstance(message, Beat) and message.consistent:
-            standing = message.services.get(command.service)
+            standing = message.services.get(command.subject)
             if standing is None or standing.role is not Role.ACTIVE or standing.epoch <= epoch:
                 continue
             if message.node == (command.to or message.node) and message.node != holder:
-                print(f"{command.service} is on {message.node}")
+                print(f"{command.subject} is on {message.node}")
                 return ""
             return f"{message.node} has taken it"
     if not listener.reached:
         return f"the brokers are lost: {'; '.join(unreachable(listener))}"
-    return f"no outcome in time; `locum status` tells where {command.service} is"
+    return f"no outcome in time; `locum status` tells where {command.subject} is"

@@ -6,7 +6,6 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -16,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from locum.commands.listener import Listener, listening, unreachable
-from locum.commands.status import describe
+from locum.commands.status import describe, notes
 from locum.config import Config
 from locum.messages import Beat, Event, Message, NodeState
 
@@ -31,6 +30,7 @@ COLOURS = {
     "claiming": "yellow",
     "releasing": "yellow",
     "fault": "red",
+    "paused": "yellow",
     "standby": "default",
 }
 
@@ -80,10 +80,10 @@ class Picture:
             Text(""),
             self._nodes(picture, now),
         ]
-        notes = list(self._notes(picture))
-        used = 4 + len(self.trouble) + len(picture["services"]) + 1 + len(picture["nodes"]) + 1 + len(notes)
+        said = [_line(text, style) for text, style in notes(picture)]
+        used = 4 + len(self.trouble) + len(picture["services"]) + 1 + len(picture["nodes"]) + 1 + len(said)
         events = list(self.events)[-max(3, lines - used - 2) :]
-        return Group(*above, *notes, Text(""), *(self._event(event) for event in events))
+        return Group(*above, *said, Text(""), *(self._event(event) for event in events))
 
     def _services(self, picture: dict[str, Any]) -> Table:
         table = _table("service", "holder", "state", "epoch", "addresses")
@@ -114,18 +114,6 @@ class Picture:
                 beat = "[red]○[/] never"
             table.add_row(node, beat, roles)
         return table
-
-    def _notes(self, picture: dict[str, Any]) -> Iterator[Text]:
-        for node, facts in picture["nodes"].items():
-            if not facts["heard"]:
-                continue
-            if not facts["same_configuration"]:
-                yield _line(f"{node}: runs with another configuration than this file", "yellow")
-            for check in facts["checks"]:
-                yield _line(f"{node}: {check['check']} of {check['service']} fails: {check['why']}", "yellow")
-            for hook in facts["hooks"]:
-                said = f"{hook['phase']} of {hook['service']} runs {hook['hook']} for {hook['seconds']:.0f} s"
-                yield _line(f"{node}: {said}")
 
     def _event(self, event: Event) -> Text:
         kind = event.type.rpartition(".")[2]
