@@ -12,7 +12,7 @@ import secrets
 import signal
 import time
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
@@ -21,11 +21,14 @@ from typing import Any
 from locum import __version__, clock, echo, ports
 from locum.address import AddressChanged, Change, Kernel, KernelError, State, Wire, WireError
 from locum.address.lifetime import FOUND_WINDOWS
+from locum.aside import aside
 from locum.bus import Bus
 from locum.checks import Checks
-from locum.config import Config, Service
+from locum.config import Config, ConfigError, Service
 from locum.coordinator import Coordinator
+from locum.hooks import ready
 from locum.hooks.attendant import Attendant
+from locum.hooks.text import one_line
 from locum.messages import Beat, Command, Event, Message, NodeState, ServiceState
 from locum.notify import Notifier
 from locum.ports import Step
@@ -37,6 +40,15 @@ INPUTS_MOST = 10_000
 """Inputs that may wait while one is being carried out. More than these is a fault of ours."""
 FLUSH_SECONDS = 1.0
 """How long the last messages may take on the way out."""
+READ_SECONDS = 10.0
+"""How long reading the configuration may take."""
+CHANGE_SECONDS = 600.0
+"""How long a reload or a restart in place waits for hooks to end."""
+RESTART_LEASE_LEAST = 2.0
+"""Until the new program beats half a second to a second passes (measured): shorter leases would be lost meanwhile."""
+FIXED = ("cluster", "brokers", "timing", "on_bus_loss")
+"""Keys in which all agents must agree at every moment: they are the protocol."""
+WHY_MOST = 500
 CAP_NET_ADMIN, CAP_NET_RAW = 12, 13
 
 
@@ -59,11 +71,14 @@ def wall(at: float | None = None) -> str:
 class Agent:
     """One node's agent, from start to a release in good order."""
 
-    def __init__(self, config: Config, node: str, notifier: Notifier | None = None) -> None:
+    def __init__(
+        self, config: Config, node: str, notifier: Notifier | None = None, memory: Mapping[str, Any] | None = None
+    ) -> None:
+        """`memory`: what the agent knew in whose place this one is started (see `memory` below)."""
         self.notifier = notifier or Notifier()
         self.config = config
         self.node = node
-        self.boot = f"{node}/{secrets.token_hex(6)}"
+        self.boot = memory["boot"] if memory else f"{node}/{secrets.token_hex(6)}"
         self.services = config.services_of(node)
         self.coordinator = Coordinator(
             config,
@@ -72,6 +87,7 @@ class Agent:
             now=clock.now(),
             rng=Random(),
             floor=int(time.time() * EPOCHS_PER_SECOND),
+            memory=memory,
         )
         self.started = wall()
         self.bus = Bus(
@@ -83,11 +99,9 @@ class Agent:
             on_message=self._take_in,
             tell_loss=lambda count: self._event(node, "events-lost", {"count": count}),
         )
-        interfaces = sorted({service.interface for service in self.services.values()})
+        interfaces = _interfaces(self.services)
         self.kernel = Kernel(interfaces, self._link_or_address)
         self.wires = {interface: Wire(interface) for interface in interfaces}
-        hosts = [other.address for name, other in config.nodes.items() if name != node]
-        self._echo_hosts = [*hosts, *([config.gateway] if config.gateway else [])]
         self.attendant = Attendant(
             config,
             node,
@@ -96,23 +110,22 @@ class Agent:
             unheard=self._unheard,
             followed=lambda service: self.coordinator.followed(service, clock.now()),
         )
-        self.checks = Checks(
-            config,
-            node,
-            role=lambda service: self.coordinator.duties[service].role,
-            on_fitness=lambda service, fit, why: self.feed(ports.Fitness(service, fit, why)),
-            tell=self._tell,
-            on_failing=self._tell_state,
-            run=self.attendant.check,
-        )
+        self.checks = self._checks(config)
+        self.memory: dict[str, Any] | None = None
+        """After `run`, if another program is to take this one's place: what it must know to go on."""
+        self._started_anew = memory is not None
+        self._changing: asyncio.Task[None] | None = None
         self._left: set[str] = set()
         """Paused services whose addresses stay when the agent has ended."""
         self._said_stopped: dict[tuple[int, str], bool] = {}
         self._inputs: deque[ports.Input] = deque()
-        self._feeding = False
+        self._feeding = True
+        """An input is being carried out: others wait. In the beginning they wait until everything is open."""
         self._timer: asyncio.TimerHandle | None = None
         self._steps: dict[str, asyncio.Task[None]] = {}
-        self._events = 0
+        self._events = memory["events"] if memory else 0
+        for connection in self.bus.connections if memory else []:
+            connection.inherit(memory["undelivered"].get(connection.url, []) if memory else [])
         self._stopped = asyncio.Event()
         self._fault: Exception | None = None
         self._tasks: asyncio.TaskGroup
@@ -122,17 +135,20 @@ class Agent:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(_complain)
         async with self.kernel, contextlib.AsyncExitStack() as stack:
-            for wire in self.wires.values():
-                stack.callback(wire.close)
-            await self._look_around()
+            stack.callback(self._close_wires)
+            await self._look_around(self.services)
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._asked_to_stop, signal.Signals(number).name)
-            loop.add_signal_handler(signal.SIGHUP, log.warning, "SIGHUP: the configuration is only read at the start")
+            loop.add_signal_handler(signal.SIGHUP, self._begin_change, self._reload)
+            loop.add_signal_handler(signal.SIGUSR2, self._begin_change, self._restart)
             try:
                 async with self.bus.open(), asyncio.TaskGroup() as self._tasks:
                     self.attendant.start()
-                    self.checks.start()
+                    self.checks.start(self._fit())
+                    self._feeding = False
                     self.feed(ports.Tick())
+                    if self._started_anew:
+                        self._tell(self.node, "restarted", {"version": __version__})
                     self.notifier.ready(f"{self.node} of {self.config.cluster}")
                     log.info("%s of cluster %s started (%s)", self.node, self.config.cluster, __version__)
                     await self._stopped.wait()
@@ -140,22 +156,36 @@ class Agent:
                         raise self._fault
                     await self.checks.close()
                     await self.attendant.close()
-                    await self.bus.flush(FLUSH_SECONDS)
-                    for task in self._steps.values():
+                    # Whoever is to go on must beat again soon.
+                    await self.bus.flush(FLUSH_SECONDS if self.memory is None else self.coordinator.timing.beat / 2)
+                    if self.memory is not None:
+                        self.memory |= {
+                            "events": self._events,
+                            "undelivered": {one.url: one.undelivered() for one in self.bus.connections},
+                        }
+                    for task in [*self._steps.values(), *([self._changing] if self._changing else [])]:
                         task.cancel()
             finally:
                 if self._timer is not None:
                     self._timer.cancel()
                 for name, service in self.services.items():  # whatever is thought to be there: nothing must stay
+                    if self.memory is not None and self.coordinator.duties[name].has_address:
+                        continue
                     if name in self._left:
                         await self._leave(name)
                     else:
                         await self.kernel.remove(service.interface, service.addresses)
-        log.info("%s stopped", self.node)
+        log.info("%s %s", self.node, "stopped" if self.memory is None else "makes room for the program as it is now")
 
-    async def _look_around(self) -> None:
+    def _close_wires(self) -> None:
+        for wire in self.wires.values():
+            wire.close()
+
+    async def _look_around(self, services: Mapping[str, Service]) -> None:
         """What this host has before the first beat: a service's address here belongs to nobody's lease."""
-        for name, service in self.services.items():
+        for name, service in services.items():
+            if self.coordinator.duties[name].has_address:
+                continue  # an earlier process of this boot held it, and we go on
             with contextlib.suppress(KernelError):
                 found = await self.kernel.leftovers(service.interface, service.addresses)
                 if found and await self._found(name, service):
@@ -163,7 +193,7 @@ class Agent:
                 for address in found:
                     outcome = await self.kernel.remove(service.interface, [address])
                     log.warning("%s: %s was on %s without a lease: %s", name, address, service.interface, outcome)
-        for interface in self.wires:
+        for interface in _interfaces(services):
             try:
                 link = await self.kernel.link(interface)
             except KernelError as error:
@@ -171,7 +201,7 @@ class Agent:
                 self.feed(ports.LinkChanged(interface, up=False))
                 continue
             if not link.exists:
-                users = ", ".join(name for name, service in self.services.items() if service.interface == interface)
+                users = ", ".join(name for name, service in services.items() if service.interface == interface)
                 log.error("interface %s (of %s) does not exist: nothing is claimed until it does", interface, users)
             self.feed(ports.LinkChanged(interface, link.exists and link.carrier))
 
@@ -181,11 +211,110 @@ class Agent:
         log.info("%s: releasing %s", name, "at once" if again else "in order")
         self.feed(ports.Stop(at_once=again))
 
+    # -- another configuration, another program -----------------------------------------------------------------------
+
+    def _begin_change(self, change: Callable[[str], Coroutine[Any, Any, None]], command: str = "") -> None:
+        if self._changing is not None or self.coordinator.stopping:
+            self._refuse(change.__name__.strip("_"), "the agent is busy with another one, or stopping", command)
+            return
+        self._changing = self._start(self._change(change, command))
+
+    async def _change(self, change: Callable[[str], Coroutine[Any, Any, None]], command: str) -> None:
+        self.notifier.reloading()
+        try:
+            async with asyncio.timeout(CHANGE_SECONDS):
+                await change(command)
+        except (ConfigError, TimeoutError, OSError) as error:
+            # Nothing has changed: what was released for it may be claimed again.
+            for problem in error.problems if isinstance(error, ConfigError) else [str(error) or "it took too long"]:
+                log.error("%s: %s", change.__name__.strip("_"), problem)
+            self.feed(ports.Adopt(self.config))
+            self._refuse(change.__name__.strip("_"), one_line(str(error) or "it took too long", most=WHY_MOST), command)
+        finally:
+            self._changing = None
+            self.notifier.ready(f"{self.node} of {self.config.cluster}")
+
+    def _refuse(self, way: str, why: str, command: str) -> None:
+        self._tell(self.node, "refused", {"way": way, "why": why, "command": command})
+
+    async def _rest(self) -> None:
+        """Until no service is on its way up or down: the caller sets the bound."""
+        while not self.coordinator.at_rest:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+    async def _reload(self, command: str) -> None:
+        """Reads the file again, and works by it if all of it is valid. Raises ConfigError."""
+        path = self.config.path
+        config = await aside(lambda: ready.read(path), timeout=READ_SECONDS)
+        config.require_node(self.node)
+        fixed = [key for key in FIXED if getattr(config, key) != getattr(self.config, key)]
+        if fixed:
+            why = "cannot change while agents run; stop them on all nodes, and start them with it"
+            raise ConfigError([f"{path}: {key}: {why}" for key in fixed])
+        new = config.services_of(self.node)
+        going = [name for name, service in self.services.items() if _moved(service, new.get(name))]
+        self.feed(ports.Retire(tuple(going)))
+        await self._rest()
+        changed = sorted(name for name in self.services.keys() | new if self.services.get(name) != new.get(name))
+        await self._adopt(config)
+        self._tell(
+            self.node, "reloaded", {"changed": ", ".join(changed), "config": config.digest(), "command": command}
+        )
+
+    async def _adopt(self, config: Config) -> None:
+        before, watched = self.services, _interfaces(self.services)
+        self.config, self.services = config, config.services_of(self.node)
+        self.bus.config = config
+        interfaces = _interfaces(self.services)
+        for interface in watched - interfaces:
+            self.wires.pop(interface).close()
+        self.wires |= {interface: Wire(interface) for interface in interfaces - watched}
+        if interfaces != watched:
+            await self.kernel.watch(interfaces)
+        await self.checks.close()
+        self.attendant.adopt(config)
+        self.feed(ports.Adopt(config))
+        new = {name: service for name, service in self.services.items() if _moved(service, before.get(name))}
+        await self._look_around(new)
+        old, self.checks = self.checks, self._checks(config)
+        self.checks.inherit(old)
+        self.checks.start(self._fit())
+        for name, fit in self._fit().items():
+            if not fit and not self.services[name].checks:
+                self.feed(ports.Fitness(name, True))
+
+    async def _restart(self, command: str) -> None:
+        """Ends, so that the program, perhaps a newer one, can be started in its place and go on."""
+        if self.coordinator.timing.lease < RESTART_LEASE_LEAST:
+            raise ConfigError([f"it takes a second: too long for leases of {self.coordinator.timing.lease:g} s; pause"])
+        await self._rest()
+        await self.checks.close()
+        await self.attendant.close()
+        await self._rest()
+        self.memory = self.coordinator.memory(clock.now())
+        self._stopped.set()
+
+    def _checks(self, config: Config) -> Checks:
+        return Checks(
+            config,
+            self.node,
+            role=lambda service: self.coordinator.duties[service].role,
+            on_fitness=lambda service, fit, why: self.feed(ports.Fitness(service, fit, why)),
+            tell=self._tell,
+            on_failing=self._tell_state,
+            run=self.attendant.check,
+        )
+
+    def _fit(self) -> dict[str, bool]:
+        return {name: duty.fit for name, duty in self.coordinator.duties.items()}
+
     # -- inputs -------------------------------------------------------------------------------------------------------
 
     def feed(self, event: ports.Input) -> None:
         """Gives the coordinator an input and carries out what comes of it, one input after the other."""
         assert len(self._inputs) < INPUTS_MOST
+        if getattr(event, "service", "") not in self.coordinator.duties and hasattr(event, "service"):
+            return  # of a service that this node does not serve any more
         self._inputs.append(event)
         if self._feeding or self._stopped.is_set():
             return
@@ -285,6 +414,8 @@ class Agent:
                 self._start(self._probe(service))
             case ports.AskEcho():
                 self._start(self._ask_echo())
+            case ports.Obey(command):
+                self._begin_change(self._reload if command.command == "reload" else self._restart, command.id)
             case ports.Stopped():
                 self._stopped.set()
 
@@ -379,7 +510,9 @@ class Agent:
 
     async def _ask_echo(self) -> None:
         asked_at = clock.now()
-        by = await echo.first_answer(self._echo_hosts, min(self.coordinator.timing.beat, 1.0))
+        hosts = [other.address for name, other in self.config.nodes.items() if name != self.node]
+        hosts += [self.config.gateway] if self.config.gateway else []
+        by = await echo.first_answer(hosts, min(self.coordinator.timing.beat, 1.0))
         self.feed(ports.Echoed(asked_at, by))
 
     # -- steps --------------------------------------------------------------------------------------------------------
@@ -403,6 +536,15 @@ class Agent:
             log.exception("%s: %s", run.service, run.step.value)
             ok, detail = False, f"{type(error).__name__}: {error}"
         self.feed(ports.StepDone(run.service, run.number, ok, detail))
+
+
+def _interfaces(services: Mapping[str, Service]) -> set[str]:
+    return {service.interface for service in services.values()}
+
+
+def _moved(service: Service, other: Service | None) -> bool:
+    """Whether what is held for the one is not what the other wants."""
+    return other is None or (service.addresses, service.interface) != (other.addresses, other.interface)
 
 
 def _complain(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ import contextlib
 import logging
 import socket
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from ipaddress import ip_address
 from math import ceil
 
@@ -228,6 +228,14 @@ class Connection:
                     self._events.popleft()
             if not self._events:
                 self._event_waiting.clear()
+
+    def inherit(self, events: Sequence[Sequence[str]]) -> None:
+        """Events that an earlier process of this boot could not deliver: topic and payload of each."""
+        for topic, payload in events:
+            self.keep_event(topic, payload.encode())
+
+    def undelivered(self) -> list[tuple[str, str]]:
+        return [(topic, payload.decode()) for topic, payload in self._events]
 
     @property
     def waiting(self) -> int:

@@ -155,6 +155,22 @@ def undrain(node: NodeArgument, config: ConfigOption = DEFAULT_PATH, timeout: Ti
 
 
 @app.command()
+def reload(config: ConfigOption = DEFAULT_PATH, node: NodeOption = "", timeout: TimeoutOption = 120.0) -> None:
+    """Let a node's agent work by the changed file, if all of it is valid; by the old one otherwise."""
+    from locum.commands import operate
+
+    raise typer.Exit(operate.of_node(configured(config), "reload", node or _host_name(), timeout))
+
+
+@app.command()
+def restart(config: ConfigOption = DEFAULT_PATH, node: NodeOption = "", timeout: TimeoutOption = 120.0) -> None:
+    """Start a node's agent anew in place, as after an upgrade: it goes on with what it holds."""
+    from locum.commands import operate
+
+    raise typer.Exit(operate.of_node(configured(config), "restart", node or _host_name(), timeout))
+
+
+@app.command()
 def hooks(
     service: Annotated[str, typer.Argument(help="The service whose hooks are meant.")],
     phase: Annotated[str, typer.Option("--phase", "-p", help="Of this phase only.", metavar="PHASE")] = "",

@@ -285,6 +285,11 @@ class Config(Section):
         """Whether a holder whose lease is not confirmed may ask for a second opinion."""
         return self.on_bus_loss == "hold"
 
+    @property
+    def path(self) -> Path:
+        """The file that it was read from."""
+        return Path(self._path)
+
     def durations(self) -> Timing:
         return Timing(beat=self.timing.beat, lease=self.timing.lease)
 

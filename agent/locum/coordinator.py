@@ -11,10 +11,12 @@ the rim carries it out and tells how it went. Rules that hold throughout:
 """
 
 from collections import OrderedDict, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import inf
 from random import Random
+from typing import Any
 
 from locum.config import Config, Service
 from locum.lease import Lease
@@ -22,6 +24,7 @@ from locum.messages import HOLDING, Beat, Command, Hand, NodeState, Role, Servic
 from locum.ports import (
     Abort,
     AddressGone,
+    Adopt,
     Announce,
     AskEcho,
     BeatHeard,
@@ -39,11 +42,13 @@ from locum.ports import (
     Leave,
     LinkChanged,
     NodeHeard,
+    Obey,
     Output,
     Probe,
     Probed,
     PublishNode,
     PublishService,
+    Retire,
     Run,
     SendBeat,
     ServiceHeard,
@@ -65,6 +70,9 @@ COMMANDS_MOST = 64
 """Commands whose number is remembered, so that one heard from several brokers is done once."""
 WHY_MOST = 1_000
 """Characters of an event's explanation."""
+REMEMBERED = ("reason", "held_since", "renewed_for", "kernel_until", "held_until", "fit", "unfit", "unfit_since",
+              "failbacks_undone", "failback_at")  # fmt: skip
+"""What of a holder's duty outlives the process, when it is started anew in place."""
 PROBES_LEAST = 4
 """Unanswered probes in a row that make silence."""
 PROBE_BOUND = 2.0
@@ -221,6 +229,8 @@ class Duty:
     """The addresses were left on this host while the service was paused; they are not held yet."""
     # The operator.
     hand: Hand = NO_HAND
+    retired: bool = False
+    """The configuration is about to change: it is released, and not claimed."""
     # The checks.
     fit: bool = True
     unfit: str = ""
@@ -286,10 +296,20 @@ class Peer:
 class Coordinator:
     """One node's decisions. Not thread-safe; `step` is called from one place."""
 
-    def __init__(self, config: Config, node: str, boot: str, *, now: float, rng: Random, floor: int = 0) -> None:
+    def __init__(
+        self,
+        config: Config,
+        node: str,
+        boot: str,
+        *,
+        now: float,
+        rng: Random,
+        floor: int = 0,
+        memory: Mapping[str, Any] | None = None,
+    ) -> None:
         """`boot`: this start of the agent, as in Beat. `floor`: an epoch to stay above, as of `now`; it grows by
         EPOCHS_PER_SECOND. With the time since 1970 in that unit, epochs go on growing also when all who knew the last
-        one have died or forgotten it."""
+        one have died or forgotten it. `memory`: of this boot, before it was started anew in place (`memory()`)."""
         self.config = config
         self.node = node
         self.boot = boot
@@ -328,6 +348,8 @@ class Coordinator:
         self._changed = False
         self._urgent: list[Output] = []
         self._later: list[Output] = []
+        if memory is not None:
+            self._recall(memory)
 
     # -- the way in and out -----------------------------------------------------------------------------------------
 
@@ -452,6 +474,13 @@ class Coordinator:
                 self.duties[service].found = True
                 self._emit(service, "found", addresses=self._addresses(self.duties[service]))
                 return []
+            case Retire(services):
+                for name in services:
+                    self.duties[name].retired = True
+                return [self.duties[name] for name in services]
+            case Adopt(config):
+                self._adopt(now, config)
+                return self._duties
             case Stop(at_once):
                 self._stop(now, at_once)
                 return self._duties
@@ -890,10 +919,10 @@ class Coordinator:
                     self._publish_record(duty, now)
                 due = min(due, duty.corrected_at + timing.beat)
         if duty.role is Role.ACTIVE and not self.stopping:
-            if duty.hand.paused and duty.hand.keeper != self.node:
+            if duty.retired or (duty.hand.paused and duty.hand.keeper != self.node):
                 if duty.step is None:
-                    duty.peer = ""
-                    self._fire(duty, On.MOVE, now, reason="release")
+                    duty.peer = self._heir(duty, now) if duty.retired else ""
+                    self._fire(duty, On.MOVE, now, reason="reload" if duty.retired else "release")
                     return now
             elif not duty.fit:
                 due = min(due, self._yield(duty, now))
@@ -1016,7 +1045,7 @@ class Coordinator:
         duty.unfit_since = inf if fit else now
         duty.fit, duty.unfit = fit, why
         duty.yield_told = False
-        if not fit:
+        if not (fit or duty.found):
             self._fire(duty, On.UNFIT, now, reason="check", why=why)
         elif self._links.get(duty.service.interface, False):
             self._fire(duty, On.FIT, now, reason="check")
@@ -1060,6 +1089,8 @@ class Coordinator:
 
     def _barred(self, duty: Duty) -> str:
         """Why an operator's hand keeps this node from taking the service; empty if none does."""
+        if duty.retired:
+            return "reload"
         if duty.hand.paused and duty.hand.keeper != self.node:
             return "pause"
         released = self._last_standing(duty)
@@ -1211,7 +1242,10 @@ class Coordinator:
         while len(self._commands) > COMMANDS_MOST:
             self._commands.popitem(last=False)
         if duty is None:
-            self._drain(now, command)
+            if command.command in ("drain", "undrain"):
+                self._drain(now, command)
+            else:
+                self._later.append(Obey(command))
             return self._duties
         if command.command != "switchover":
             self._lay_hand(duty, now, command)
@@ -1298,6 +1332,80 @@ class Coordinator:
         self._emit(self.node, "command", command=command.id, what=command.command, by=command.by)
         for duty in held:
             self._move(duty, now, self._heir(duty, now), "drain", command.id)
+
+    # -- another configuration, another process -----------------------------------------------------------------------
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether no service is on its way up or down here."""
+        return not self.stopping and not any(
+            duty.role in (Role.CLAIMING, Role.ACQUIRING, Role.RELEASING)
+            or (duty.role is Role.ACTIVE and (duty.step is not None or duty.retired))
+            for duty in self._duties
+        )
+
+    def _adopt(self, now: float, config: Config) -> None:
+        """Services that are in both configurations go on as they are."""
+        self.config = config
+        self._digest = config.digest()
+        before, self.duties = self.duties, {}
+        for name, service in config.services_of(self.node).items():
+            duty = before.get(name)
+            if duty is None:
+                duty = Duty(name, service, Lease(self.boot, len(config.brokers), self.timing))
+                for broker, up in enumerate(self._up):
+                    if up:
+                        duty.lease.subscribed(broker, now)
+            duty.service, duty.retired, duty.due = service, False, -inf
+            self.duties[name] = duty
+        self._duties = list(self.duties.values())
+        others = [name for name in config.nodes if name != self.node]
+        self.peers = {name: self.peers.get(name) or Peer() for name in others}
+        self._changed = True
+
+    def memory(self, now: float) -> dict[str, Any]:
+        """What this boot knows and a newer program must know to go on in its place: plain enough for JSON."""
+        return {
+            "boot": self.boot,
+            "at": now,
+            "seq": self._seq,
+            "echo": [self._echo_at, self._echo_by],
+            "drained": self.drained,
+            "commands": list(self._commands),
+            "services": {
+                duty.name: {
+                    "addresses": self._addresses(duty),
+                    "interface": duty.service.interface,
+                    "holds": duty.role is Role.ACTIVE,
+                    "lease": [duty.lease.epoch, duty.lease.top, duty.lease.rival, duty.lease.remember()],
+                    "hand": list(duty.hand.order),
+                    **{field: getattr(duty, field) for field in REMEMBERED},
+                }
+                for duty in self._duties
+            },
+        }
+
+    def _recall(self, memory: Mapping[str, Any]) -> None:
+        self._last, self._seq = memory["at"], memory["seq"]
+        self._echo_at, self._echo_by = memory["echo"]
+        self.drained = memory["drained"]
+        self._commands.update(dict.fromkeys(memory["commands"]))
+        for name, known in memory["services"].items():
+            duty = self.duties.get(name)
+            if duty is None:
+                continue
+            number, paused, keeper = known["hand"]
+            duty.hand = Hand(number=number, paused=paused, keeper=keeper or None)
+            same = known["addresses"] == self._addresses(duty) and known["interface"] == duty.service.interface
+            epoch, top, rival, views = known["lease"]
+            duty.lease.recall(epoch, top, rival, views if same and len(views) == len(duty.lease.views) else [])
+            if same and known["holds"]:
+                for field in REMEMBERED:
+                    setattr(duty, field, known[field])
+                duty.role = Role.ACTIVE
+                duty.lease.claimed_at = duty.lease.confirmed_at()
+                duty.has_address = duty.published = True
+                duty.last_holder = self.node
 
     def _move(self, duty: Duty, now: float, to: str, reason: str, command: str) -> None:
         duty.peer = to

@@ -19,6 +19,7 @@ A node is known here by its boot (a name that a start of the agent gives itself)
 same node said counts as somebody else's.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
 
@@ -75,6 +76,20 @@ class Lease:
         """The epoch of our present or latest claim; 0 before the first."""
         self.claimed_at: float | None = None
         """When the present claim was sent; None when we neither claim nor hold."""
+
+    def recall(self, epoch: int, top: int, rival: int, views: Sequence[tuple[int, bool, float]]) -> None:
+        """What an agent that is started anew in place knew of its lease: the same as after a lost connection.
+
+        `views`: for each broker the epoch of its register, whether that is ours, and what it had confirmed; none, if
+        the service is not held on.
+        """
+        self.epoch, self.top, self.rival = epoch, top, rival
+        for view, (at, ours, confirmed) in zip(self.views, views, strict=False):
+            view.epoch, view.holder, view.confirmed = at, self.me if ours else None, confirmed
+
+    def remember(self) -> list[tuple[int, bool, float]]:
+        """The last argument of `recall`."""
+        return [(view.epoch, view.holder == self.me, view.confirmed) for view in self.views]
 
     @property
     def majority(self) -> int:

@@ -146,13 +146,17 @@ class ServiceState(Message):
     hand: Annotated[Hand | None, Field(description="An operator's hand on it, if there ever was one.")] = None
 
 
+OF_NODES = frozenset({"drain", "undrain", "reload", "restart"})
+"""Commands that are for a node; the others are for a service."""
+
+
 class Command(Message):
     """What an operator wants, of a service or of a node."""
 
     id: Annotated[str, Field(min_length=1, max_length=64, pattern=PRINTABLE)]
-    command: Literal["switchover", "pause", "resume", "release", "drain", "undrain"]
+    command: Literal["switchover", "pause", "resume", "release", "drain", "undrain", "reload", "restart"]
     service: Annotated[Name | None, Field(description="Of switchover, pause, resume and release.")] = None
-    node: Annotated[Name | None, Field(description="Of drain and undrain.")] = None
+    node: Annotated[Name | None, Field(description="Of drain, undrain, reload and restart.")] = None
     to: Name | None = Field(None, description="The node that is to take over; null: the next fit one in order.")
     by: str = Field("", max_length=128, pattern=PRINTABLE, description="Who asked.")
 
@@ -163,7 +167,7 @@ class Command(Message):
 
     @model_validator(mode="after")
     def _of_one(self) -> Self:
-        wanted, other = ("node", "service") if self.command in ("drain", "undrain") else ("service", "node")
+        wanted, other = ("node", "service") if self.command in OF_NODES else ("service", "node")
         if getattr(self, wanted) is None or getattr(self, other) is not None:
             raise ValueError(f"{self.command} is for a {wanted}")
         return self
@@ -203,6 +207,8 @@ EVENTS: dict[str, str] = {
     "dropped": "The addresses are off the node.",
     "paused": "A node does not claim: an operator's hand is on the service, or on the node.",
     "left": "The agent stops; the service is paused, so its addresses stay on the host for now.",
+    "reloaded": "The node works by the changed configuration: changed, config.",
+    "restarted": "The node's agent was started anew in place, and goes on with what it held: version.",
     "found": "The agent starts; addresses of a paused service were left on the host, and stay for now.",
     "check": "A check has begun to fail, or passes again: check, ok, why.",
     "hook": "A hook has run: name, path, phase, address, ok, status, signal, seconds, detail.",

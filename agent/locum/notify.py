@@ -5,16 +5,21 @@ One datagram each, to the socket that systemd names in NOTIFY_SOCKET; no library
 
 import os
 import socket
+import time
 from contextlib import suppress
 from math import inf
 
 from locum import clock
+
+WANTED = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
 
 
 class Notifier:
     """The environment's NOTIFY_SOCKET and WATCHDOG_USEC, taken at the start."""
 
     def __init__(self) -> None:
+        self.environment = {name: os.environ[name] for name in WANTED if name in os.environ}
+        """As it was, for a program that takes this one's place."""
         address = os.environ.pop("NOTIFY_SOCKET", "")
         # "@" stands for the zero byte of an abstract name (unix(7)).
         self._address = "\0" + address[1:] if address.startswith("@") else address
@@ -30,6 +35,10 @@ class Notifier:
 
     def ready(self, status: str) -> None:
         self._send(f"READY=1\nSTATUS={status}")
+
+    def reloading(self) -> None:
+        """To be followed by `ready`."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
         self._send("STOPPING=1")

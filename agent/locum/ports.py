@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from locum.config import Config
 from locum.messages import Beat, Command, Hand, NodeState, ServiceState
 
 # -- inputs -----------------------------------------------------------------------------------------------------------
@@ -132,6 +133,20 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
+class Retire:
+    """These services are to be released in order, and not claimed again before Adopt."""
+
+    services: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """Work by this configuration from now on. Every service whose addresses change, or that is gone, was retired."""
+
+    config: Config
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """The agent is to end: release everything in order. `now`: at once, without waiting for hooks."""
 
@@ -154,6 +169,8 @@ Input = (
     | Held
     | AddressGone
     | Found
+    | Retire
+    | Adopt
     | Stop
 )
 
@@ -277,6 +294,13 @@ class AskEcho:
 
 
 @dataclass(frozen=True, slots=True)
+class Obey:
+    """An operator wants something of the agent itself: reload or restart."""
+
+    command: Command
+
+
+@dataclass(frozen=True, slots=True)
 class Stopped:
     """Everything is released: the agent may end."""
 
@@ -294,5 +318,6 @@ Output = (
     | Announce
     | Probe
     | AskEcho
+    | Obey
     | Stopped
 )

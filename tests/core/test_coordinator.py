@@ -21,7 +21,20 @@ from locum import ports
 from locum.bus import decode
 from locum.config import Config, parse
 from locum.coordinator import COMMANDS_MOST, TABLE, Coordinator, On
-from locum.messages import EPOCH_MOST, EVENTS, HOLDING, Beat, Command, Event, NodeState, Role, ServiceState, Standing
+from locum.messages import (
+    EPOCH_MOST,
+    EVENTS,
+    HOLDING,
+    OF_NODES,
+    Beat,
+    Command,
+    Event,
+    Hand,
+    NodeState,
+    Role,
+    ServiceState,
+    Standing,
+)
 from locum.ports import Step
 from tests.core.story import Machine, Story
 
@@ -133,7 +146,7 @@ class Rim:
         if drops and ports.SendBeat in kinds:
             assert max(drops) < kinds.index(ports.SendBeat), "the address goes first"
         if self.role in (Role.STANDBY, Role.FAULT, Role.PAUSED, Role.CLAIMING):
-            assert not self.address
+            assert not self.address or self.duty.found
         assert not math.isnan(self.node.next_at())
 
     def echo(self) -> None:
@@ -755,6 +768,11 @@ happenings = st.one_of(
     st.tuples(st.just("peer"), roles, epochs, st.booleans(), st.sampled_from(["beta/1", "beta/2"])),
     st.tuples(st.just("twin"), roles, epochs),
     st.tuples(st.just("record"), st.none() | names, epochs),
+    st.tuples(st.just("operator"), st.sampled_from(["pause", "resume", "release", "drain", "undrain", "reload"])),
+    st.tuples(st.just("hand"), st.integers(0, 4), st.booleans(), st.none() | st.sampled_from(["alpha", "beta"])),
+    st.tuples(st.just("found")),
+    st.tuples(st.just("retire")),
+    st.tuples(st.just("adopt")),
     st.tuples(
         st.just("state"), names, st.sampled_from(["online", "offline"]), st.sampled_from(["", "lost", "stopped"])
     ),
@@ -808,6 +826,22 @@ def test_no_order_of_inputs_breaks_the_contract(policy: str, failback: str, stor
                 rim.feed(ports.NodeHeard(0, NodeState(node=how[0], state=how[1], reason=how[2])))
             case "command":
                 rim.feed(ports.CommandHeard(Command(id=f"{number}", command="switchover", service="web", to=how[0])))
+            case "operator":
+                which = "node" if how[0] in OF_NODES else "service"
+                of = {which: "alpha" if which == "node" else "web"}
+                rim.feed(ports.CommandHeard(Command.model_validate({"id": f"{number}", "command": how[0], **of})))
+            case "hand":
+                hand = Hand(number=how[0], paused=how[1], keeper=how[2])
+                rim.hear(Role.STANDBY, 0, seq=number, hand=hand)
+            case "found":
+                if not rim.address and rim.role in (Role.STANDBY, Role.FAULT, Role.PAUSED):
+                    rim.address = True
+                    rim.feed(ports.Found("web"))
+            case "retire":
+                rim.feed(ports.Retire(("web",)))
+            case "adopt":
+                if rim.node.at_rest:
+                    rim.feed(ports.Adopt(rim.node.config))
             case "link":
                 rim.feed(ports.LinkChanged("eth0", how[0]))
             case "broker":

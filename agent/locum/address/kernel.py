@@ -144,6 +144,7 @@ class Kernel:
         clock: Callable[[], float] = boot.now,
     ) -> None:
         self._clock = clock
+        self._on_change = on_change
         self._watch = Watch(watch, on_change) if on_change is not None else None
         self._queue: queue.Queue[_Job | None] = queue.Queue(MAX_WAITING)
         self._thread = threading.Thread(target=self._run, name="locum-kernel", daemon=True)
@@ -176,6 +177,19 @@ class Kernel:
         await asyncio.to_thread(self._thread.join, _JOIN_SECONDS)
         if self._watch is not None:
             self._watch.stop()
+
+    async def watch(self, interfaces: Iterable[str]) -> None:
+        """Watches these interfaces from now on. What is there is not told: ask `link`. OSError: all is as before."""
+        assert self._on_change is not None
+        new = Watch(interfaces, self._on_change)
+        try:
+            new.start()
+        except BaseException:
+            new.stop()
+            raise
+        old, self._watch = self._watch, new
+        if old is not None:
+            await asyncio.to_thread(old.stop)
 
     async def hold(
         self, interface: str, addresses: Sequence[Interface], until: float, only_if_present: bool = False

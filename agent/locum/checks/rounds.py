@@ -10,8 +10,9 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from random import uniform
 from typing import Any
 
@@ -87,12 +88,22 @@ class Checks:
             if section.checks:
                 self._services[service] = _Verdict(checks=[_make(service, *one, run) for one in section.checks.items()])
 
-    def start(self) -> None:
-        """Begins."""
-        loop = asyncio.get_running_loop()
+    def inherit(self, old: "Checks") -> None:
+        """What is known of checks that have not changed."""
+        known = {(check.service, check.name): check for verdict in old._services.values() for check in verdict.checks}
         for service, verdict in self._services.items():
             for check in verdict.checks:
-                check.doubted_from = clock.now() + self._grace
+                before = known.get((service, check.name))
+                if before is not None and before.section == check.section:
+                    check.judge, check.probe = before.judge, before.probe
+
+    def start(self, fit: Mapping[str, bool]) -> None:
+        """Begins. `fit`: for each service, what was last said of it by `on_fitness`; true in the beginning."""
+        loop = asyncio.get_running_loop()
+        for service, verdict in self._services.items():
+            verdict.fit = fit.get(service, True)
+            for check in verdict.checks:
+                check.doubted_from = clock.now() + self._grace if verdict.fit else -inf
                 self._tasks.append(loop.create_task(self._go_round(check)))
             self._tasks.append(loop.create_task(self._doubt(service)))
 

@@ -1,4 +1,4 @@
-"""`locum pause`, `resume`, `release`, `drain`, `undrain`: says it on the bus, and waits for the outcome."""
+"""`locum pause`, `resume`, `release`, `drain`, `undrain`, `reload`, `restart`: says it, and waits for the outcome."""
 
 import asyncio
 import sys
@@ -23,7 +23,7 @@ def of_service(config: Config, verb: str, service: str, seconds: float) -> int:
 
 
 def of_node(config: Config, verb: str, node: str, seconds: float) -> int:
-    """Drain or undrain. 0 when it holds nothing (or may again); 1 if it was refused, or took longer."""
+    """Drain, undrain, reload or restart. 0 when it has happened; 1 if it was refused, or took longer."""
     if node not in config.nodes:
         print(f"there is no node {node!r} (there are {', '.join(config.nodes)})", file=sys.stderr)
         return 2
@@ -47,6 +47,8 @@ class _Scene:
         self.config, self.listener = config, listener
         self.beats: dict[str, Beat] = {}
         self.states: dict[str, NodeState] = {}
+        self.events: list[Event] = []
+        """As they came, those of this one command's time."""
         self._told: set[str] = set()
 
     async def next(self, until: float) -> Event | Beat | NodeState | None:
@@ -63,6 +65,7 @@ class _Scene:
                 return message
             elif isinstance(message, Event) and message.id not in self._told:
                 self._told.add(message.id)
+                self.events.append(message)
                 return message
         return None
 
@@ -95,7 +98,9 @@ async def _operate(config: Config, verb: str, subject: str, seconds: float) -> s
                 print(f"{name} is not heard: it will learn of it when it is back", file=sys.stderr)
         if verb in _SERVICE:
             return await _lay_hand(scene, verb, subject, heard, loop.time() + seconds)
-        return await _empty(scene, verb, subject, loop.time() + seconds)
+        if verb in ("drain", "undrain"):
+            return await _empty(scene, verb, subject, loop.time() + seconds)
+        return await _change(scene, verb, subject, loop.time() + seconds)
 
 
 _SERVICE = ("pause", "resume", "release")
@@ -157,6 +162,16 @@ async def _empty(scene: _Scene, verb: str, node: str, until: float) -> str:
         f"{node} {'holds nothing, and takes nothing until it is undrained' if verb == 'drain' else 'takes part again'}"
     )
     return ""
+
+
+async def _change(scene: _Scene, verb: str, node: str, until: float) -> str:
+    kind = {"reload": "reloaded", "restart": "restarted"}[verb]
+
+    def done() -> bool:
+        return any(event.subject == node and event.type == f"locum.node.{kind}" for event in scene.events)
+
+    scene.events.clear()
+    return await _until(scene, done, await _say(scene, verb, node), node, until)
 
 
 async def _until(scene: _Scene, done: Callable[[], bool], command: Command, subject: str, until: float) -> str:

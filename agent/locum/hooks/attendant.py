@@ -77,12 +77,7 @@ class Attendant:
         followed: Callable[[str], str],
     ) -> None:
         self._node = node
-        self._services = config.services_of(node)
-        self._hosts = {
-            name: tuple(f"{other}={config.nodes[other].address}" for other in service.nodes)
-            for name, service in self._services.items()
-        }
-        self._declared = {name: declared(service) for name, service in self._services.items()}
+        self._know(config)
         self._tell = tell
         self._on_progress = on_progress
         self._unheard = unheard
@@ -92,20 +87,40 @@ class Attendant:
         self._desks: dict[tuple[str, str], Desk] = {}
         self._beside: set[asyncio.Task[bool]] = set()
         self._standby: dict[tuple[str, str], asyncio.Task[bool]] = {}
-        self._loops: list[asyncio.Task[None]] = []
+        self._loops: dict[tuple[str, Declared], asyncio.Task[None]] = {}
+
+    def _know(self, config: Config) -> None:
+        self._services = config.services_of(self._node)
+        self._hosts = {
+            name: tuple(f"{other}={config.nodes[other].address}" for other in service.nodes)
+            for name, service in self._services.items()
+        }
+        self._declared = {name: declared(service) for name, service in self._services.items()}
 
     def start(self) -> None:
-        """Begins what is to be done while standing by."""
-        for service, hooks in self._declared.items():
-            for hook in hooks:
-                if Phase.Standby in hook.phases and hook.every > 0:
-                    self._loops.append(asyncio.get_running_loop().create_task(self._stand_by(service, hook)))
+        """Begins what is to be done while standing by, and ends what is not to be done any more."""
+        wanted = {
+            (service, hook)
+            for service, hooks in self._declared.items()
+            for hook in hooks
+            if Phase.Standby in hook.phases and hook.every > 0
+        }
+        for which in self._loops.keys() - wanted:
+            self._loops.pop(which).cancel()
+        for service, hook in wanted - self._loops.keys():
+            self._loops[service, hook] = asyncio.get_running_loop().create_task(self._stand_by(service, hook))
+
+    def adopt(self, config: Config) -> None:
+        """Goes on with the hooks of another configuration."""
+        self._know(config)
+        self.start()
 
     async def close(self) -> None:
         """Ends what runs while standing by, at once, and waits for what runs beside, for CLOSE_SECONDS."""
-        for task in [*self._loops, *self._standby.values()]:
+        ending = [*self._loops.values(), *self._standby.values()]
+        for task in ending:
             task.cancel()
-        await asyncio.gather(*self._loops, *self._standby.values(), return_exceptions=True)
+        await asyncio.gather(*ending, return_exceptions=True)
         if self._beside:
             await asyncio.wait(self._beside, timeout=CLOSE_SECONDS)
         for task in self._beside:
