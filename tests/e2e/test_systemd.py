@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -139,7 +140,7 @@ def test_the_agent_as_a_unit(make_cluster, tmp_path: Path) -> None:  # type: ign
     top = Path(__file__).parents[2]
     locum = f"{sys.executable} -m locum"
     unit = (top / "deploy" / "locum.service").read_text()
-    assert unit.count("/usr/local/bin/locum") == 2
+    assert unit.count("/usr/local/bin/locum") == 3
     unit = unit.replace("/usr/local/bin/locum", locum).replace(
         "/etc/locum/locum.toml", f"{cluster.config} --node alpha"
     )
@@ -178,6 +179,24 @@ def test_the_agent_as_a_unit(make_cluster, tmp_path: Path) -> None:  # type: ign
     assert (shown("ActiveState"), shown("StatusText")) == ("active", "alpha of shop")
     assert "of cluster shop started" in journal(), "it is called started when it is"
     cluster.held_by("alpha")
+
+    # Another configuration, and then the program anew in place: the same process, ready again, watched on.
+    first, text = pid(), cluster.config.read_text()
+    cluster.config.write_text(text.replace('"10.0.0.100/24"', '"10.0.0.100/24", "10.0.0.101/24"'))
+    reloaded = machine.run("systemctl", "reload", "locum")
+    assert reloaded.returncode == 0, reloaded.stderr + journal()
+    cluster.held_by("alpha")
+    assert "reloaded: changed=web" in journal()
+    cluster.config.write_text(text.replace("[services.web]", "[services.web]\nadresses = []"))
+    assert machine.run("systemctl", "reload", "locum").returncode != 0
+    cluster.config.write_text(text)
+    assert machine.run("systemctl", "reload", "locum").returncode == 0
+    cluster.watch.wait(lambda: cluster.moves() == ["alpha"] * 3, 10)
+    assert machine.run("systemctl", "kill", "--signal=SIGUSR2", "--kill-who=main", "locum").returncode == 0
+    wait(lambda: "restarted: version=" in journal(), 10, journal)
+    time.sleep(5)  # longer than its watchdog waits
+    assert (pid(), shown("NRestarts"), shown("ActiveState")) == (first, "0", "active")
+    assert cluster.moves() == ["alpha"] * 3, "one for each change of its addresses"
 
     os.kill(pid(), signal.SIGKILL)
     cluster.watch.wait(lambda: cluster.watch.held_by(ADDRESS) == (), 10)
