@@ -19,7 +19,7 @@ from random import Random
 from typing import Any
 
 from locum import __version__, clock, echo, ports
-from locum.address import AddressChanged, Change, Kernel, KernelError, State, Wire, WireError
+from locum.address import AddressChanged, Answer, Change, Interface, Kernel, KernelError, State, Wire, WireError
 from locum.address.lifetime import FOUND_WINDOWS
 from locum.aside import aside
 from locum.bus import Bus
@@ -147,6 +147,8 @@ class Agent:
                     self.checks.start(self._fit())
                     self._feeding = False
                     self.feed(ports.Tick())
+                    for interface in self.wires:
+                        self._guard(interface)
                     if self._started_anew:
                         self._tell(self.node, "restarted", {"version": __version__})
                     self.notifier.ready(f"{self.node} of {self.config.cluster}")
@@ -368,6 +370,8 @@ class Agent:
         if isinstance(change, AddressChanged):
             if not change.present:
                 self._gone(change)
+            elif self._stray(change.interface, change.address):
+                self._start(self._appeared(change))
             return
         up = change.exists and change.carrier
         log.info("interface %s: %s", change.interface, "up" if up else "no carrier" if change.exists else "gone")
@@ -378,6 +382,42 @@ class Agent:
         for name, service in self.services.items():
             if service.interface == change.interface and change.address in service.addresses:
                 self.feed(ports.AddressGone(name, f"{change.address} is gone from {change.interface}"))
+
+    def _stray(self, interface: str, address: Interface) -> str:
+        """The service whose address it is, if that is not to be on this host now; empty otherwise."""
+        for name, service in self.services.items():
+            duty = self.coordinator.duties[name]
+            wanted = duty.has_address or duty.found or name in self._left
+            # With whatever prefix length.
+            ours = address.ip in {one.ip for one in service.addresses}
+            if service.interface == interface and ours and not wanted:
+                return name
+        return ""
+
+    async def _appeared(self, change: AddressChanged) -> None:
+        """Unless it is our own address that was taken and dropped before the kernel's word of it came."""
+        with contextlib.suppress(KernelError):
+            there = change.address in await self.kernel.leftovers(change.interface, [change.address])
+            name = self._stray(change.interface, change.address) if there else ""
+            if name:
+                self.feed(ports.Appeared(name, f"{change.address} was set on {change.interface} by somebody else"))
+
+    def _guard(self, interface: str) -> None:
+        """Listens for others that say that what is held here is theirs."""
+        held = {
+            address: name
+            for name, service in self.services.items()
+            if service.interface == interface and self.coordinator.duties[name].has_address
+            for address in service.addresses
+        }
+
+        def contested(answer: Answer) -> None:
+            self.feed(ports.Contested(held[answer.address], answer.mac, str(answer.address.ip)))
+
+        try:
+            self.wires[interface].guard(held, contested)
+        except OSError as error:
+            log.warning("%s: conflicts on it cannot be heard: %s", interface, error)
 
     # -- outputs ------------------------------------------------------------------------------------------------------
 
@@ -494,6 +534,10 @@ class Agent:
         outcome = await self.kernel.remove(service.interface, service.addresses)
         if not outcome.gone:
             log.error("%s: %s", name, outcome)
+        with contextlib.suppress(KernelError):
+            # Set by hand, with another prefix length.
+            for address in await self.kernel.leftovers(service.interface, service.addresses):
+                log.warning("%s: %s", name, await self.kernel.remove(service.interface, [address]))
 
     async def _probe(self, name: str) -> None:
         service = self.services[name]
@@ -536,6 +580,8 @@ class Agent:
             log.exception("%s: %s", run.service, run.step.value)
             ok, detail = False, f"{type(error).__name__}: {error}"
         self.feed(ports.StepDone(run.service, run.number, ok, detail))
+        if run.step in (Step.TAKE, Step.DROP) and service.interface in self.wires:
+            self._guard(service.interface)
 
 
 def _interfaces(services: Mapping[str, Service]) -> set[str]:

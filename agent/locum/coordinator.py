@@ -26,11 +26,13 @@ from locum.ports import (
     AddressGone,
     Adopt,
     Announce,
+    Appeared,
     AskEcho,
     BeatHeard,
     BrokerDown,
     BrokerUp,
     CommandHeard,
+    Contested,
     DropNow,
     Echoed,
     Emit,
@@ -81,6 +83,10 @@ DROP_RETRY = 0.2
 """Seconds between attempts to remove an address that the kernel would not remove."""
 RESTORE_LEAST = 0.02
 """Seconds between two attempts to set an address again that somebody else removes."""
+DEFEND_LEAST = 1.0
+"""Seconds between two announcements because of conflicts."""
+CONFLICT_AGAIN = 60.0
+"""Seconds after which a conflict with the same machine is told of again."""
 ANNOUNCE_AFTER = (0.02, 0.1, 0.5, 2.0, 5.0, 10.0)
 """Seconds after a takeover at which the neighbours are told again: a frame, or a switch that was just learning, may
 have missed the first."""
@@ -218,6 +224,10 @@ class Duty:
     """The bus was told that we hold it."""
     announce_at: deque[float] = field(default_factory=deque)
     restored_at: float = -inf
+    defended_at: float = -inf
+    contested_by: str = ""
+    """The other machine of the latest conflict that an event has told of, and when."""
+    contested_at: float = -inf
     gone: str = ""
     """An address was removed by somebody else: which. Until the kernel has set it again."""
     held_until: float = -inf
@@ -470,6 +480,15 @@ class Coordinator:
                 elif duty.found and not duty.has_address:
                     self._lose_found(duty, now)
                 return [duty]
+            case Appeared(service, detail):
+                duty = self.duties[service]
+                if not (duty.has_address or duty.found):
+                    self._urgent.append(DropNow(service))
+                    self._emit(service, "stray", why=detail)
+                return []
+            case Contested(service, mac, address):
+                self._defend(self.duties[service], now, mac, address)
+                return [self.duties[service]]
             case Found(service):
                 self.duties[service].found = True
                 self._emit(service, "found", addresses=self._addresses(self.duties[service]))
@@ -750,6 +769,21 @@ class Coordinator:
         duty.announce_at.appendleft(now + ANNOUNCE_AFTER[0])
         duty.gone = detail
         duty.restored_at = now
+
+    def _defend(self, duty: Duty, now: float, mac: str, address: str) -> None:
+        """The neighbours were told that the address is elsewhere. The lease says that it is here: tell them again.
+
+        RFC 5227, section 2.4 (c), and as seldom as it demands where the other one does not give in: ours once a second,
+        for a service that is not reached for longer is one that has failed.
+        """
+        if not duty.has_address or now < duty.defended_at + DEFEND_LEAST:
+            return
+        duty.defended_at = now
+        self._later.append(Announce(duty.name))
+        duty.announce_at.appendleft(now + ANNOUNCE_AFTER[0])
+        if duty.contested_by != mac or now >= duty.contested_at + CONFLICT_AGAIN:
+            duty.contested_by, duty.contested_at = mac, now
+            self._emit(duty.name, "conflict", mac=mac, address=address, epoch=duty.lease.epoch)
 
     def _back_off(self, duty: Duty, now: float) -> None:
         duty.backoff = min(max(duty.backoff * 2, self.timing.retry_first), self.timing.retry_most)

@@ -207,6 +207,8 @@ EVENTS: dict[str, str] = {
     "dropped": "The addresses are off the node.",
     "paused": "A node does not claim: an operator's hand is on the service, or on the node.",
     "left": "The agent stops; the service is paused, so its addresses stay on the host for now.",
+    "stray": "Somebody set addresses of the service on a node that does not hold it; they are removed: why.",
+    "conflict": "Another machine says that the holder's address is its own: announced again. mac, address.",
     "reloaded": "The node works by the changed configuration: changed, config.",
     "restarted": "The node's agent was started anew in place, and goes on with what it held: version.",
     "found": "The agent starts; addresses of a paused service were left on the host, and stay for now.",

@@ -126,6 +126,23 @@ class AddressGone:
 
 
 @dataclass(frozen=True, slots=True)
+class Appeared:
+    """The kernel has one of the service's addresses, and it was not we who set it."""
+
+    service: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Contested:
+    """Another machine has told the neighbours that one of the addresses is its own."""
+
+    service: str
+    mac: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """At the start: the host has the service's addresses, left there while the service was paused."""
 
@@ -168,6 +185,8 @@ Input = (
     | Fitness
     | Held
     | AddressGone
+    | Appeared
+    | Contested
     | Found
     | Retire
     | Adopt

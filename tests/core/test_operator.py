@@ -477,3 +477,55 @@ def test_a_service_whose_addresses_have_changed_meanwhile_is_not_held_on() -> No
         assert again.duty.lease.confirmed_at() == float("-inf")
     services["mail"] = services["web"]
     assert anew(rim, services=services).role is Role.STANDBY
+
+
+# -- somebody else's hand on the address --------------------------------------------------------------------------
+
+
+def test_what_somebody_sets_where_it_is_not_held_is_removed() -> None:
+    for rim in (standby(), claiming(), fault()):
+        rim.out.clear()
+        rim.feed(ports.Appeared("web", "10.0.0.100/24 was set"))
+        assert ports.DropNow("web") in rim.out
+        assert emitted(rim, "stray") == [{"why": "10.0.0.100/24 was set"}]
+    for rim in (acquiring(), active(), found()):
+        rim.live(0.2)
+        rim.out.clear()
+        if rim.duty.has_address or rim.duty.found:
+            rim.feed(ports.Appeared("web", "10.0.0.100/24 was set"))
+            assert ports.DropNow("web") not in rim.out and emitted(rim, "stray") == []
+
+
+def test_a_holder_that_is_contested_announces_again_once_a_second_at_most() -> None:
+    rim = active()
+    rim.live(12.0)  # the announcements after the takeover are over
+    rim.out.clear()
+
+    def contest(later: float, mac: str = "02:00:00:00:00:99") -> int:
+        rim.out.clear()
+        rim.now += later
+        rim.feed(ports.Contested("web", mac, "10.0.0.100"))
+        return rim.out.count(ports.Announce("web"))
+
+    assert contest(0.0) == 1
+    assert emitted(rim, "conflict") == [
+        {"mac": "02:00:00:00:00:99", "address": "10.0.0.100", "epoch": rim.duty.lease.epoch}
+    ]
+    rim.out.clear()
+    rim.live(0.06)
+    assert rim.out.count(ports.Announce("web")) == 1, "and once more"
+    assert contest(0.4) == 0
+    rim.live(0.5)
+    assert contest(0.04) == 1
+    assert emitted(rim, "conflict") == [], "told of already"
+    rim.live(1.1)
+    assert contest(0.0, "02:00:00:00:00:98") == 1 and len(emitted(rim, "conflict")) == 1
+    rim.live(60.0)
+    assert contest(0.0, "02:00:00:00:00:98") == 1 and len(emitted(rim, "conflict")) == 1
+
+
+def test_who_does_not_hold_it_defends_nothing() -> None:
+    rim = standby()
+    rim.out.clear()
+    rim.feed(ports.Contested("web", "02:00:00:00:00:99", "10.0.0.100"))
+    assert ports.Announce("web") not in rim.out and emitted(rim, "conflict") == []

@@ -7,6 +7,7 @@ Rules:
   only asks for it has it not: the probes of other standbys (RFC 5227; RFC 4862) do not count. Nor does our own MAC.
 - A busy interface does not wake the agent. The kernel filters (socket(7), SO_ATTACH_FILTER): only ARP and neighbour
   discovery pass while a probe runs, and nothing otherwise.
+- While an address is held, only frames in which somebody says that it is his get through (RFC 5227, section 2.4).
 - Nothing here waits but a probe, and that no longer than `LISTEN_SECONDS`.
 
 Limits: by default (arp_ignore=0) Linux answers ARP for its addresses on whatever interface it is asked. So a host with
@@ -22,7 +23,7 @@ import fcntl
 import logging
 import socket
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
@@ -48,11 +49,11 @@ _MAX_TURNS = 64  # lists of addresses whose turns are remembered
 _FRAME_BYTES = 2048
 
 _SO_ATTACH_FILTER = 26
-_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, _PACKET_MR_MULTICAST = 263, 1, 0
+_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, _PACKET_MR_MULTICAST, _PACKET_IGNORE_OUTGOING = 263, 1, 0, 23
 _SIOCGIFFLAGS, _SIOCGIFHWADDR, _SIOCETHTOOL, _ETHTOOL_GLINK = 0x8913, 0x8927, 0x8946, 0x0A
 _IFF_UP, _ARPHRD_ETHER = 0x1, 1
 
-_LOAD_HALF, _LOAD_BYTE, _JUMP_IF_EQUAL, _RETURN = 0x28, 0x30, 0x15, 0x06
+_LOAD_WORD, _LOAD_HALF, _LOAD_BYTE, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x28, 0x30, 0x15, 0x06
 
 NOTHING = ((_RETURN, 0, 0, 0),)
 """The filter of a socket while nobody listens."""
@@ -70,6 +71,38 @@ NEIGHBOURS = (  # (code, jump if true, jump if false, value): linux/filter.h; ju
     (_RETURN, 0, 0, 0),  # drop
 )
 """The filter of a socket while a probe listens: ARP, neighbour solicitations and advertisements."""
+
+
+_SENDER_OF_ARP, _NEXT_HEADER, _ICMP_TYPE, _TARGETS_END = 28, 20, 54, 74
+"""Where in a frame they begin; of an advertisement's target only the last four bytes are looked at by the kernel."""
+
+
+def _guards(
+    addresses: Iterable[IPv4Address | IPv6Address],
+) -> Iterator[tuple[int, tuple[tuple[int, int, int, int], ...]]]:
+    """For each EtherType that these need, the filter that lets through what says whose they are."""
+    wanted: dict[int, list[int]] = {4: [], 6: []}
+    for address in addresses:
+        wanted[address.version].append(int(address) & 0xFFFFFFFF)
+    for version, values in wanted.items():
+        if not values:
+            continue
+        one_of: list[tuple[int, int, int, int]] = []
+        for value in values:
+            one_of += [(_JUMP_IF_EQUAL, 0, 1, value), (_RETURN, 0, 0, 0xFFFF)]
+        if version == 4:
+            yield packets.ETHERTYPE_ARP, ((_LOAD_WORD, 0, 0, _SENDER_OF_ARP), *one_of, *NOTHING)
+        else:
+            head = (
+                (_LOAD_BYTE, 0, 0, _NEXT_HEADER),
+                (_JUMP_IF_EQUAL, 1, 0, 58),
+                *NOTHING,
+                (_LOAD_BYTE, 0, 0, _ICMP_TYPE),
+                (_JUMP_IF_EQUAL, 1, 0, packets.ADVERTISEMENT),
+                *NOTHING,
+                (_LOAD_WORD, 0, 0, _TARGETS_END),
+            )
+            yield packets.ETHERTYPE_IPV6, (*head, *one_of, *NOTHING)
 
 
 class WireError(OSError):
@@ -103,6 +136,9 @@ class Wire:
         self._reading: dict[socket.socket, asyncio.AbstractEventLoop] = {}
         self._listeners: list[_Listener] = []
         self._turns: dict[tuple[Interface, ...], int] = {}
+        self._guarded: dict[IPv4Address | IPv6Address, Interface] = {}
+        self._guards: dict[socket.socket, asyncio.AbstractEventLoop] = {}
+        self._on_use: Callable[[Answer], None] = lambda answer: None
 
     def __enter__(self) -> Self:
         return self
@@ -161,9 +197,55 @@ class Wire:
             except OSError as error:
                 log.warning("%s was not announced on %s: %s", address, self.interface, error)
 
+    def guard(self, addresses: Iterable[Interface], on_use: Callable[[Answer], None]) -> None:
+        """From now on `on_use` is called in the loop when another machine says that it has one of these addresses.
+
+        What is guarded before is not any more; with no addresses nothing is. Raises OSError; nothing is guarded then.
+        """
+        self._stop_guarding()
+        self._guarded = {address.ip: address for address in addresses}
+        self._on_use = on_use
+        loop = asyncio.get_running_loop()
+        for ethertype, program in _guards(self._guarded):
+            opened = _open(self.interface, look.index_of(self.interface) or 0, ethertype)
+            self._guards[opened] = loop
+            with suppress(OSError):  # Linux 4.20; before, our own frames come too, and are known by their MAC
+                opened.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+            attach_filter(opened, program)
+            loop.add_reader(opened, self._overhear, opened)
+
+    def _overhear(self, opened: socket.socket) -> None:
+        for _ in range(_MAX_READS):
+            try:
+                frame, sender = opened.recvfrom(_FRAME_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:  # the interface is down, or gone: told once, and the agent hears of it by other ways
+                return
+            used = _used(frame) if sender[0] == self.interface else None
+            if used is None or used[0] not in self._guarded or used[1] == self._own_mac():
+                continue
+            self._on_use(Answer(self._guarded[used[0]], packets.mac_text(used[1])))
+
+    def _own_mac(self) -> bytes:
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+                return _mac(asked, self.interface)
+        except OSError:
+            return self._mac
+
+    def _stop_guarding(self) -> None:
+        self._guarded = {}
+        for opened, loop in self._guards.items():
+            if not loop.is_closed():
+                loop.remove_reader(opened)
+            opened.close()
+        self._guards.clear()
+
     def close(self) -> None:
         """Closes everything. A probe that runs raises WireError; a later call opens what it needs again."""
         self.close_sockets()
+        self._stop_guarding()
         for listener in self._listeners:
             if not listener.answer.done():
                 listener.answer.set_exception(WireError(f"{self.interface}: closed while it was asked"))
