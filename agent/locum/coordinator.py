@@ -1346,7 +1346,8 @@ class Coordinator:
         duty.hand = hand
         self._changed = True
         if duty.published:
-            self._publish_record(duty, now)
+            # By the watch over the lease, in this very step: only if the address is not on its way down.
+            duty.record_wrong, duty.corrected_at = True, -inf
         elif duty.record is None or duty.record.holder is None:
             self._record(duty, None, duty.lease.top if duty.record is None else duty.record.epoch, now)
 

@@ -798,6 +798,11 @@ happenings = st.one_of(
     [(0.0, ("live", 3.0, True)), (2.0, ("echo",)), (0.0, ("record", None, 0)), (0.0, ("live", 3.0, True))],
 )
 @example("hold", "manual", [(0.0, ("live", 3.0, True)), (0.0, ("stop", False)), (0.3, ("answer", False, "", ""))])
+@example(
+    "hold",
+    "manual",
+    [(0.0, ("live", 3.0, True)), (0.0, ("twin", Role.CLAIMING, 30)), (0.0, ("hand", 1, True, "alpha"))],
+)
 @settings(max_examples=150)
 def test_no_order_of_inputs_breaks_the_contract(policy: str, failback: str, story: list) -> None:  # type: ignore[type-arg]
     """Rim.check looks at every output. This is only about what one node may say and do; that two never hold is shown in
