@@ -691,8 +691,8 @@ class Coordinator:
         duty.found = False
         duty.gone, duty.held_until = "", -inf
         duty.announce_at.clear()
-        if Announce(duty.name) in self._later:  # due in this very step, before what made the address go
-            self._later.remove(Announce(duty.name))
+        # What is due in this very step came before what made the address go.
+        self._later = [output for output in self._later if output != Announce(duty.name)]
         duty.unconfirmed = duty.holding_told = False
 
     def _step_done(self, duty: Duty, now: float, ok: bool, detail: str) -> None:
@@ -942,8 +942,9 @@ class Coordinator:
                 prolonged = echoed or duty.holding_told
                 self._urgent.append(Hold(duty.name, duty.kernel_until, only_if_present=prolonged))
             due = min(due, self._second_opinion(duty, now, confirmed_at))
-            while duty.announce_at and duty.announce_at[0] <= now:
-                duty.announce_at.popleft()
+            if duty.announce_at and duty.announce_at[0] <= now:
+                while duty.announce_at and duty.announce_at[0] <= now:
+                    duty.announce_at.popleft()
                 self._later.append(Announce(duty.name))
             if duty.announce_at:
                 due = min(due, duty.announce_at[0])

@@ -803,6 +803,14 @@ happenings = st.one_of(
     "manual",
     [(0.0, ("live", 3.0, True)), (0.0, ("twin", Role.CLAIMING, 30)), (0.0, ("hand", 1, True, "alpha"))],
 )
+@example(
+    "release",
+    "manual",
+    [
+        *[(0.0, ("live", 3.0, True)), (0.74, ("live", 3.0, True)), (0.74, ("retire",)), (0.0, ("gone",))],
+        (0.3, ("answer", False, "", "")),
+    ],
+)
 @settings(max_examples=150)
 def test_no_order_of_inputs_breaks_the_contract(policy: str, failback: str, story: list) -> None:  # type: ignore[type-arg]
     """Rim.check looks at every output. This is only about what one node may say and do; that two never hold is shown in

@@ -10,8 +10,8 @@ Rules:
 - Linux may be late in removing an address, on an idle machine by more than a second (lifetime.py). So as long as the
   process runs, the thread here deletes at `until` what was not prolonged, whatever the event loop does.
 - A hold that waited until its time was over is not done. A removal that waited is: letting go never comes too late.
-- One thread of its own speaks with netlink, one request after the other: pyroute2 opens asyncio endpoints, which
-  uvloop refuses. The queue to it is bounded, and so is the time for which a caller waits.
+- One thread of its own speaks with netlink, one request after the other. The queue to it is bounded, and so is the time
+  for which a caller waits.
 - No request raises for what the kernel says: an `Outcome` has one clear line for each address.
 
 Limits: the kernel's timers stand still while the machine is suspended, so a machine that wakes up may have its
@@ -24,7 +24,6 @@ import asyncio
 import enum
 import errno
 import logging
-import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -34,11 +33,8 @@ from math import inf
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
 from locum import clock as boot
-from locum.address import look
+from locum.address import change, look
 from locum.address.lifetime import LEFT_LEAST, LEFT_SECONDS, SLACK_SECONDS, kernel_seconds
 from locum.address.netlink import AddressMessage, Interface, Link
 from locum.address.watch import Change, Watch
@@ -153,8 +149,6 @@ class Kernel:
         # The thread's own:
         self._ends: dict[tuple[str, Interface], float] = {}  # what is held, and until when
         self._sure: dict[tuple[str, Interface], float] = {}  # before which time it cannot have lapsed
-        self._netlink: Any = None
-        self._netlink_loop: asyncio.AbstractEventLoop | None = None
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -196,9 +190,9 @@ class Kernel:
     ) -> Outcome:
         """Sets the addresses, in order, so that the kernel has removed them at `until` (seconds of the clock).
 
-        `only_if_present`: prolongs what is there, and adds nothing; every address is tried. Otherwise the first that
-        fails ends it: the rest is an error "not tried", and undoing (`remove`) is the caller's. An address that has
-        too little time to go is not prolonged (LATE), and keeps the lifetime that it has.
+        `only_if_present`: prolongs what is there, and adds nothing. Every address is tried, also after one that fails;
+        undoing (`remove`) is the caller's. An address that has too little time to go is not prolonged (LATE), and keeps
+        the lifetime that it has.
 
         After "the kernel did not answer" an address may still come: `remove` it, which is done after.
         """
@@ -208,7 +202,7 @@ class Kernel:
         )
 
     async def remove(self, interface: str, addresses: Sequence[Interface]) -> Outcome:
-        """Removes the addresses, in order; one that is not there (nor its interface) is GONE like the others.
+        """Removes the addresses, the last first; one that is not there (nor its interface) is GONE like the others.
 
         Also if the caller is cancelled, or the kernel takes its time: what was asked for will be done.
         """
@@ -278,21 +272,18 @@ class Kernel:
     # In the thread.
 
     def _run(self) -> None:
-        try:
-            while True:
-                try:
-                    job = self._queue.get(timeout=self._pause())
-                except queue.Empty:
-                    self._end_what_is_over()
-                    continue
-                if job is None:
-                    return
-                self._do(job)
+        while True:
+            try:
+                job = self._queue.get(timeout=self._pause())
+            except queue.Empty:
                 self._end_what_is_over()
-                if self._closed and self._queue.empty():
-                    return
-        finally:
-            self._disconnect()
+                continue
+            if job is None:
+                return
+            self._do(job)
+            self._end_what_is_over()
+            if self._closed and self._queue.empty():
+                return
 
     def _pause(self) -> float | None:
         """Seconds for which the thread may sleep. A clock that jumps is looked at every minute."""
@@ -307,7 +298,7 @@ class Kernel:
         for interface, address in [key for key, end in self._ends.items() if end <= now]:
             del self._ends[interface, address]
             index = look.index_of(interface)
-            error = self._delete(address, index) if index is not None else None
+            (error,) = change.delete_all(index, [address]) if index is not None else [None]
             if error is not None and error.errno not in (errno.EADDRNOTAVAIL, errno.ENODEV):
                 log.error("%s is over and cannot be deleted: %s", address, _line(interface, address, error))
 
@@ -327,8 +318,11 @@ class Kernel:
 
     def _hold_all(self, interface: str, addresses: tuple[Interface, ...], until: float, prolong: bool) -> Outcome:
         index = look.index_of(interface)
+        if index is None:
+            state, note = State.GONE if prolong else State.ERROR, f"interface {interface} does not exist"
+            return Outcome(tuple(AddressOutcome(address, state, note=note) for address in addresses))
         there: list[AddressMessage] = []
-        if index is not None and (prolong or any(address.version == 6 for address in addresses)):
+        if prolong or any(address.version == 6 for address in addresses):
             # One look for all of them. What lapses after it is told by `_sure`, for each address by itself.
             try:
                 there = look.addresses(index)
@@ -336,145 +330,90 @@ class Kernel:
                 note = f"{interface} cannot be looked at: {error.strerror or error}"
                 return Outcome(tuple(AddressOutcome(address, State.ERROR, note=note) for address in addresses))
         present = {message.address for message in there}
-        results: list[AddressOutcome] = []
-        failed: Interface | None = None
-        for address in addresses:
-            if failed is not None:
-                note = f"not tried, since {failed} was not set"
-                results.append(AddressOutcome(address, State.ERROR, note=note))
-                continue
-            if index is None:
-                state = State.GONE if prolong else State.ERROR
-                results.append(AddressOutcome(address, state, note=f"interface {interface} does not exist"))
-                failed = None if prolong else address
-                continue
-            if prolong and address not in present:
-                note = f"it is not on {interface} any more; not added"
-                results.append(AddressOutcome(address, State.GONE, note=note))
-                continue
-            try:
-                result = self._hold(interface, index, address, until, prolong, _flags(address, there))
-            except OSError as error:
-                result = AddressOutcome(address, State.ERROR, note=_line(interface, address, error))
-            results.append(result)
-            if result.state is not State.HELD and not prolong:
-                failed = address
-        return Outcome(tuple(results))
+        missing = {address for address in addresses if prolong and address not in present}
+        results = {
+            address: AddressOutcome(address, State.GONE, note=f"it is not on {interface} any more; not added")
+            for address in missing
+        }
+        wanted = [(address, _flags(address, there)) for address in addresses if address not in missing]
+        for first in range(0, len(wanted), change.BATCH_MOST):
+            batch = wanted[first : first + change.BATCH_MOST]
+            results |= self._hold(interface, index, batch, until, prolong)
+        return Outcome(tuple(results[address] for address in addresses))
 
     def _hold(
-        self, interface: str, index: int, address: Interface, until: float, prolong: bool, flags: int
-    ) -> AddressOutcome:
-        tried = False
-        for _ in range(_MAX_TRIES):
+        self, interface: str, index: int, wanted: list[tuple[Interface, int]], until: float, prolong: bool
+    ) -> dict[Interface, AddressOutcome]:
+        results: dict[Interface, AddressOutcome] = {}
+        for tried in range(_MAX_TRIES):
             before = self._clock()
             seconds = kernel_seconds(until, before + CALL_SECONDS)
             if seconds == 0:
                 if before >= until or tried:
-                    return self._late(interface, index, address)
-                return AddressOutcome(address, State.LATE, note="too little time is left for a lifetime")
-            tried = True
-            try:
-                self._set(address, index, seconds, flags)
-            except OSError as error:
-                if self._clock() >= until:  # and if the kernel has done it after all: not for long
-                    return self._late(interface, index, address)
-                return AddressOutcome(address, State.ERROR, note=_line(interface, address, error))
+                    break
+                note = "too little time is left for a lifetime"
+                return results | {address: AddressOutcome(address, State.LATE, note=note) for address, _ in wanted}
+            # IPv6: preferred for no time at all ("deprecated", RFC 4862 5.5.4) from the start. It answers to whoever
+            # asks for it, but the host does not choose it as the source of its own connections (RFC 6724, rule 3),
+            # which would break when it moves: those to the broker, for one. IPv4 has no such rule: there a secondary
+            # address is not chosen anyway, and the lifetime that is shown should be the true one.
+            errors = change.set_all(index, wanted, seconds, preferred_v4=seconds, preferred_v6=0)
             after = self._clock()
-            if after >= until:
-                return self._late(interface, index, address)
-            if prolong and after >= self._sure.get((interface, address), inf):
-                # A pause after the look above: it may have lapsed meanwhile, and this call have added it anew.
-                self._late(interface, index, address)
-                return AddressOutcome(address, State.GONE, note="it may have lapsed while the process slept; deleted")
-            if after + seconds + SLACK_SECONDS <= until:
-                self._ends[interface, address] = until
-                self._sure[interface, address] = before + seconds
-                return AddressOutcome(address, State.HELD, seconds)
-            # The call took so long that the kernel may count past the end: again, with less.
-        return self._late(interface, index, address)
+            if after >= until:  # and if the kernel has refused one, or not answered: it may have done it after all
+                break
+            again = []
+            for (address, flags), error in zip(wanted, errors, strict=True):
+                if error is not None:
+                    results[address] = AddressOutcome(address, State.ERROR, note=_line(interface, address, error))
+                elif prolong and after >= self._sure.get((interface, address), inf):
+                    # A pause after the look above: it may have lapsed meanwhile, and this call have added it anew.
+                    self._late(interface, index, address)
+                    note = "it may have lapsed while the process slept; deleted"
+                    results[address] = AddressOutcome(address, State.GONE, note=note)
+                elif after + seconds + SLACK_SECONDS <= until:
+                    self._ends[interface, address] = until
+                    self._sure[interface, address] = before + seconds
+                    results[address] = AddressOutcome(address, State.HELD, seconds)
+                else:
+                    # The call took so long that the kernel may count past the end: again, with less.
+                    again.append((address, flags))
+            wanted = again
+            if not wanted:
+                break
+        return results | {address: self._late(interface, index, address) for address, _ in wanted}
 
     def _late(self, interface: str, index: int, address: Interface) -> AddressOutcome:
         self._ends.pop((interface, address), None)
         self._sure.pop((interface, address), None)
-        error = self._delete(address, index)
+        (error,) = change.delete_all(index, [address])
         if error is not None and error.errno not in (errno.EADDRNOTAVAIL, errno.ENODEV):
             return AddressOutcome(address, State.ERROR, note=_line(interface, address, error))
         return AddressOutcome(address, State.LATE, note="its time was over; deleted")
 
     def _remove_all(self, interface: str, addresses: tuple[Interface, ...]) -> Outcome:
-        return Outcome(tuple(self._remove(interface, address) for address in addresses))
-
-    def _remove(self, interface: str, address: Interface) -> AddressOutcome:
-        self._ends.pop((interface, address), None)
-        self._sure.pop((interface, address), None)
+        results: dict[Interface, AddressOutcome] = {}
         index = look.index_of(interface)
-        error = self._delete(address, index) if index is not None else None
-        if index is None or (error is not None and error.errno == errno.ENODEV):
-            return AddressOutcome(address, State.GONE, note=f"interface {interface} does not exist")
-        if error is None:
-            return AddressOutcome(address, State.GONE)
-        if error.errno == errno.EADDRNOTAVAIL:
-            return AddressOutcome(address, State.GONE, note="it was not there")
-        return AddressOutcome(address, State.ERROR, note=_line(interface, address, error))
+        # The last first: where the first of a subnet goes before the others, the kernel has to promote one of them.
+        wanted = addresses[::-1]
+        for first in range(0, len(wanted), change.BATCH_MOST):
+            batch = wanted[first : first + change.BATCH_MOST]
+            for address in batch:
+                self._ends.pop((interface, address), None)
+                self._sure.pop((interface, address), None)
+            errors = change.delete_all(index, batch) if index is not None else [None] * len(batch)
+            for address, error in zip(batch, errors, strict=True):
+                results[address] = _removed(interface, index, address, error)
+        return Outcome(tuple(results[address] for address in addresses))
 
-    def _set(self, address: Interface, index: int, seconds: int, flags: int) -> None:
-        """Raises OSError."""
-        # IPv6: preferred for no time at all ("deprecated", RFC 4862 5.5.4) from the start. It answers to whoever asks
-        # for it, but the host does not choose it as the source of its own connections (RFC 6724, rule 3), which would
-        # break when it moves: those to the broker, for one. IPv4 has no such rule: there a secondary address is not
-        # chosen anyway, and the lifetime that is shown should be the true one.
-        preferred = 0 if address.version == 6 else seconds
-        self._call(
-            "replace",
-            index=index,
-            address=str(address.ip),
-            prefixlen=address.network.prefixlen,
-            valid_lft=seconds,
-            preferred_lft=preferred,
-            **({"flags": flags} if flags else {}),
-        )
 
-    def _delete(self, address: Interface, index: int) -> OSError | None:
-        try:
-            self._call("del", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
-        except OSError as error:
-            return error
-        return None
-
-    def _call(self, command: str, **attributes: Any) -> None:
-        """Raises OSError, whatever goes wrong: the kernel's own errno, or EIO for a failing library."""
-        try:
-            if self._netlink is None:
-                self._connect()
-            self._netlink.addr(command, **attributes)
-        except NetlinkError as error:
-            raise OSError(error.code, os.strerror(error.code)) from None
-        except OSError:
-            self._disconnect()
-            raise
-        except Exception as error:
-            log.exception("pyroute2 failed; its socket is opened again")
-            self._disconnect()
-            raise OSError(errno.EIO, f"pyroute2 failed: {error!r}") from error
-
-    def _connect(self) -> None:
-        # pyroute2 asks asyncio for a loop, which is uvloop's where that is the policy, and fails with it: so it gets
-        # one. Before 0.9 it had no loops, and no such argument.
-        self._netlink_loop = asyncio.SelectorEventLoop()
-        try:
-            self._netlink = IPRoute(use_event_loop=self._netlink_loop)
-        except TypeError:
-            self._netlink = IPRoute()
-
-    def _disconnect(self) -> None:
-        if self._netlink is not None:
-            with suppress(Exception):
-                self._netlink.close()
-            self._netlink = None
-        if self._netlink_loop is not None:
-            with suppress(Exception):
-                self._netlink_loop.close()
-            self._netlink_loop = None
+def _removed(interface: str, index: int | None, address: Interface, error: OSError | None) -> AddressOutcome:
+    if index is None or (error is not None and error.errno == errno.ENODEV):
+        return AddressOutcome(address, State.GONE, note=f"interface {interface} does not exist")
+    if error is None:
+        return AddressOutcome(address, State.GONE)
+    if error.errno == errno.EADDRNOTAVAIL:
+        return AddressOutcome(address, State.GONE, note="it was not there")
+    return AddressOutcome(address, State.ERROR, note=_line(interface, address, error))
 
 
 def _lifetimes(index: int | None) -> dict[Interface, int]:

@@ -24,7 +24,7 @@ from locum.address.netlink import (
 ANSWER_SECONDS = 1.0
 """How long to wait for each datagram of an answer. The kernel answers within the call; this is for the day it won't."""
 
-_DATAGRAM_BYTES = 65536
+DATAGRAM_BYTES = 65536
 _MAX_DATAGRAMS = 4096
 _MAX_TRIES = 5
 _SOL_NETLINK, _NETLINK_GET_STRICT_CHK = 270, 12
@@ -88,7 +88,7 @@ def _ask_once(request: bytes, single: bool) -> list[Message]:
             kernel.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
         kernel.sendto(request, (0, 0))
         for _ in range(_MAX_DATAGRAMS):
-            for message in messages(kernel.recv(_DATAGRAM_BYTES)):
+            for message in messages(kernel.recv(DATAGRAM_BYTES)):
                 if isinstance(message, EndMessage):
                     if message.code:
                         raise OSError(message.code, os.strerror(message.code))

@@ -1,10 +1,10 @@
-"""The part of rtnetlink that is read here: links and addresses, in dumps and in events. Pure: bytes in, records out.
+"""The part of rtnetlink that is used here: links and addresses, asked for, changed, told of in events. Pure: no I/O.
 
 pyroute2 knows the formats (rtnetlink(7), netlink(7)): its classes write the requests and read the answers, and here
-they become the few fields that are wanted in three places (looks, dumps and events). What carries the bytes is a plain
-socket (look.py, watch.py), because pyroute2's own asks without an end, does not look at what ends a dump (an errno, or
-that it was interrupted), and keeps events in a queue without a bound, which is of no use once the kernel had to drop
-one.
+they become the few fields that are wanted (in looks, changes and events). What carries the bytes is a plain socket
+(look.py, change.py, watch.py), because pyroute2's own asks without an end, does not look at what ends a dump (an errno,
+or that it was interrupted), does not tell which of several requests was refused, and keeps events in a queue without a
+bound, which is of no use once the kernel had to drop one.
 
 Rules: bytes that make no sense end the reading, and never raise; messages of other kinds are skipped.
 """
@@ -12,12 +12,15 @@ Rules: bytes that make no sense end the reading, and never raise; messages of ot
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
-from socket import AF_UNSPEC
+from socket import AF_INET, AF_INET6, AF_UNSPEC
 from typing import Any
 
 from pyroute2.netlink import (
+    NLM_F_ACK,
+    NLM_F_CREATE,
     NLM_F_DUMP,
     NLM_F_DUMP_INTR,
+    NLM_F_REPLACE,
     NLM_F_REQUEST,
     NLMSG_DONE,
     NLMSG_ERROR,
@@ -83,9 +86,11 @@ class AddressMessage:
 
 @dataclass(frozen=True, slots=True)
 class EndMessage:
-    """The end of a dump or the refusal of a request: an errno, 0 for a good end."""
+    """The end of a dump, or the answer to a change: an errno, 0 for a good end."""
 
     code: int
+    sequence: int = 0
+    """The number of the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +129,40 @@ def addresses_request(index: int) -> bytes:
     return _request(ifaddrmsg(), RTM_GETADDR, index, dump=True)
 
 
+def set_request(sequence: int, index: int, address: Interface, valid: int, preferred: int, flags: int = 0) -> bytes:
+    """Sets the address for so many seconds, or gives it this lifetime if it is there. Answered by an EndMessage."""
+    message = _about(index, address)
+    message["attrs"].append(("IFA_CACHEINFO", {"ifa_preferred": preferred, "ifa_valid": valid}))
+    if flags:
+        message["attrs"].append(("IFA_FLAGS", flags))
+    return _encoded(message, RTM_NEWADDR, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, sequence)
+
+
+def delete_request(sequence: int, index: int, address: Interface) -> bytes:
+    """Removes the address. Answered by an EndMessage."""
+    return _encoded(_about(index, address), RTM_DELADDR, NLM_F_ACK, sequence)
+
+
+def _about(index: int, address: Interface) -> Any:
+    message = ifaddrmsg()
+    message["family"] = AF_INET if address.version == 4 else AF_INET6
+    message["prefixlen"] = address.network.prefixlen
+    message["index"] = index
+    ip = str(address.ip)
+    message["attrs"] = [("IFA_LOCAL", ip), ("IFA_ADDRESS", ip)]
+    return message
+
+
 def _request(message: Any, kind: int, index: int, dump: bool) -> bytes:
     message["family"] = AF_UNSPEC
     message["index"] = index
+    return _encoded(message, kind, NLM_F_DUMP if dump else 0, 1)
+
+
+def _encoded(message: Any, kind: int, flags: int, sequence: int) -> bytes:
     message["header"]["type"] = kind
-    message["header"]["flags"] = NLM_F_REQUEST | (NLM_F_DUMP if dump else 0)
-    message["header"]["sequence_number"] = 1
+    message["header"]["flags"] = NLM_F_REQUEST | flags
+    message["header"]["sequence_number"] = sequence
     message.encode()
     return bytes(message.data)
 
@@ -152,7 +185,7 @@ def messages(data: bytes) -> Iterator[Message]:
 
 def _record(kind: int, message: Any) -> Message | None:
     if kind in (NLMSG_ERROR, NLMSG_DONE):
-        return EndMessage(code=abs(message["error"]))
+        return EndMessage(abs(message["error"]), message["header"]["sequence_number"])
     if message["header"]["error"] is not None:  # what could not be read
         return None
     if kind in (RTM_NEWADDR, RTM_DELADDR):

@@ -184,18 +184,25 @@ class Wire:
         finally:
             self._unlisten(listener)
 
-    def announce(self, addresses: Iterable[Interface], router: bool = False) -> None:
+    def announce(self, addresses: Sequence[Interface], router: bool = False) -> None:
         """Tells the neighbours, at once, that the addresses are here: gratuitous ARP in both forms, unsolicited NA.
 
         `router`: this host forwards IPv6. What fails is logged, and never raised.
         """
-        for address in addresses:
+        for ethertype in (packets.ETHERTYPE_ARP, packets.ETHERTYPE_IPV6):
+            of_family = [address for address in addresses if _ethertype(address) == ethertype]
             try:
-                self._ready({_ethertype(address)})
-                for frame in _announcements(self._mac, address, router):
-                    self._send(_ethertype(address), frame)
+                if of_family:
+                    self._ready({ethertype})
             except OSError as error:
-                log.warning("%s was not announced on %s: %s", address, self.interface, error)
+                log.warning("not announced on %s: %s: %s", self.interface, ", ".join(map(str, of_family)), error)
+                continue
+            for address in of_family:
+                try:
+                    for frame in _announcements(self._mac, address, router):
+                        self._send(ethertype, frame)
+                except OSError as error:
+                    log.warning("%s was not announced on %s: %s", address, self.interface, error)
 
     def guard(self, addresses: Iterable[Interface], on_use: Callable[[Answer], None]) -> None:
         """From now on `on_use` is called in the loop when another machine says that it has one of these addresses.
