@@ -14,12 +14,24 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from locum import __version__, clock, echo, ports
-from locum.address import AddressChanged, Answer, Change, Interface, Kernel, KernelError, State, Wire, WireError
+from locum.address import (
+    AddressChanged,
+    Answer,
+    Change,
+    Interface,
+    Kernel,
+    KernelError,
+    Outcome,
+    State,
+    Wire,
+    WireError,
+)
 from locum.address.lifetime import FOUND_WINDOWS
 from locum.aside import aside
 from locum.bus import Bus
@@ -323,8 +335,13 @@ class Agent:
         self._feeding = True
         try:
             while self._inputs and not self._stopped.is_set():
-                for output in self.coordinator.step(clock.now(), self._inputs.popleft()):
-                    self._carry_out(output)
+                outputs = self.coordinator.step(clock.now(), self._inputs.popleft())
+                for same, some in groupby(outputs, _renewal):
+                    if same is None:
+                        for output in some:
+                            self._carry_out(output)
+                    else:
+                        self._start(self._hold(*same, [hold.service for hold in some if isinstance(hold, ports.Hold)]))
         except Exception as error:
             # Also from a timer or a callback, where nobody else would hear of it: an agent that cannot decide must end.
             self._fault = error
@@ -442,8 +459,6 @@ class Agent:
                     self._steps[service].cancel()
             case ports.DropNow(service):
                 self._start(self._remove(service))
-            case ports.Hold():
-                self._start(self._hold(output))
             case ports.Leave(service):
                 self._left.add(service)
                 self._start(self._leave(service))
@@ -502,15 +517,27 @@ class Agent:
             data=data,
         )
 
-    async def _hold(self, hold: ports.Hold) -> None:
-        service = self.services[hold.service]
-        outcome = await self.kernel.hold(service.interface, service.addresses, hold.until, hold.only_if_present)
-        if hold.only_if_present and outcome.which(State.GONE):
-            self.feed(ports.AddressGone(hold.service, str(outcome)))
+    async def _hold(self, until: float, only_if_present: bool, names: list[str]) -> None:
+        """Renews the addresses of these services, in as few calls as there are interfaces."""
+        by_interface: dict[str, list[str]] = {}
+        for name in (name for name in names if name in self.services):
+            by_interface.setdefault(self.services[name].interface, []).append(name)
+        for interface, some in by_interface.items():
+            addresses = [address for name in some for address in self.services[name].addresses]
+            outcome = await self.kernel.hold(interface, addresses, until, only_if_present)
+            for name in some:
+                # By now it may be served differently (a reload); then this was not about it.
+                mine = outcome.of(self.services[name].addresses) if name in self.services else None
+                if mine is not None:
+                    self._renewed(name, until, only_if_present, mine)
+
+    def _renewed(self, name: str, until: float, only_if_present: bool, outcome: Outcome) -> None:
+        if only_if_present and outcome.which(State.GONE):
+            self.feed(ports.AddressGone(name, str(outcome)))
             return
         if outcome.which(State.ERROR):
-            log.error("%s: %s", hold.service, outcome)
-        self.feed(ports.Held(hold.service, hold.until, outcome.held, str(outcome)))
+            log.error("%s: %s", name, outcome)
+        self.feed(ports.Held(name, until, outcome.held, str(outcome)))
 
     async def _leave(self, name: str) -> None:
         """The service is paused: the kernel keeps its addresses while no agent runs."""
@@ -582,6 +609,11 @@ class Agent:
         self.feed(ports.StepDone(run.service, run.number, ok, detail))
         if run.step in (Step.TAKE, Step.DROP) and service.interface in self.wires:
             self._guard(service.interface)
+
+
+def _renewal(output: ports.Output) -> tuple[float, bool] | None:
+    """What renewals that stand side by side have in common: these become one request."""
+    return (output.until, output.only_if_present) if isinstance(output, ports.Hold) else None
 
 
 def _interfaces(services: Mapping[str, Service]) -> set[str]:

@@ -64,6 +64,10 @@ from locum.timing import EPOCHS_AHEAD, EPOCHS_PER_SECOND, WIRE_PACE, WIRE_SILENC
 
 SENT_MOST = 256
 """Own beats whose send time is remembered; one that comes back later than that many beats confirms nothing."""
+SPARE_BEATS = 8
+"""Beats that may go out of turn, one upon the other, each for a change: more than one service needs for its move."""
+SPARE_BEAT_EVERY = 0.02
+"""Seconds between them after that: a node that takes over a hundred services tells of many of them in each beat."""
 FAILBACK_MOST = 86_400.0
 """The longest pause, in seconds, before a service is offered again to a node that could not keep it."""
 ORDERLY = ("switchover", "failback", "drain")
@@ -336,6 +340,8 @@ class Coordinator:
         self.peers = {name: Peer() for name in config.nodes if name != node}
         self._last = now
         self._beat_at = now
+        self._spare_beat_at = -inf
+        """A change waits until then for its beat: many at once are told of together."""
         self._seq = 0
         self._sent: OrderedDict[int, float] = OrderedDict()
         self._heard_seq: list[dict[str, int]] = [{} for _ in config.brokers]
@@ -373,7 +379,7 @@ class Coordinator:
         if now >= self._watch_peers_at:
             self._watch_peers(now)
         self._finish_stop()
-        if self._changed or now >= self._beat_at:
+        if now >= self._beat_at or (self._changed and (now >= self._spare_beat_at or self._stopped)):
             self._urgent.append(SendBeat(self._beat(now)))
         outputs = self._urgent + self._later
         if self._stopped:
@@ -396,7 +402,7 @@ class Coordinator:
 
     def next_at(self) -> float:
         """When `step` wants to be called with a Tick, if nothing happens before."""
-        due = min(self._beat_at, self._watch_peers_at)
+        due = min(self._beat_at, self._watch_peers_at, self._spare_beat_at if self._changed else inf)
         for duty in self._duties:
             if duty.due < due:
                 due = duty.due
@@ -1484,6 +1490,7 @@ class Coordinator:
     def _beat(self, now: float) -> Beat:
         self._changed = False
         self._seq += 1
+        self._spare_beat_at = max(self._spare_beat_at, now - SPARE_BEATS * SPARE_BEAT_EVERY) + SPARE_BEAT_EVERY
         if now >= self._beat_at:
             # Keeps the rhythm unless a beat or more was missed.
             self._beat_at = max(self._beat_at + self.timing.beat, now + self.timing.beat / 2)

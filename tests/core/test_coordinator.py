@@ -20,7 +20,7 @@ import locum
 from locum import ports
 from locum.bus import decode
 from locum.config import Config, parse
-from locum.coordinator import COMMANDS_MOST, TABLE, Coordinator, On
+from locum.coordinator import COMMANDS_MOST, SENT_MOST, SPARE_BEAT_EVERY, SPARE_BEATS, TABLE, Coordinator, On
 from locum.messages import (
     EPOCH_MOST,
     EVENTS,
@@ -719,7 +719,7 @@ def test_a_flood_of_anything_fills_no_memory(flood: str, role: str) -> None:
         node.step(now, FLOODS[flood](number))
         if number in (1000, 3000):
             sizes.append(size(node, set()))
-    assert sizes[1] <= sizes[0] + 2 * COMMANDS_MOST, sizes
+    assert sizes[1] <= sizes[0] + 2 * COMMANDS_MOST + SENT_MOST, sizes
 
 
 @pytest.mark.parametrize("flood", ["strangers", "strangers under a known name", "boots", "states", "services"])
@@ -751,6 +751,51 @@ def test_nobody_runs_in_circles(role: str, answers: str) -> None:
         steps += 1
     assert steps <= 60 * 60
     assert steps >= 60 / rim.node.timing.beat - 1, "it must beat"
+
+
+def test_many_changes_at_once_share_a_few_beats() -> None:
+    """A hundred services that are taken over do not make hundreds of beats, and the last one tells of all."""
+    tables = "".join(
+        f'[services.s{number}]\naddresses = ["10.0.1.{number}/24"]\ninterface = "eth0"\nnodes = ["alpha", "beta"]\n'
+        for number in range(1, 101)
+    )
+    node = Coordinator(config(tables), "alpha", "alpha/1", now=100.0, rng=Random(1))
+    beats: list[tuple[float, Beat]] = []
+    waiting: list[ports.Input] = [ports.LinkChanged("eth0", True), ports.BrokerUp(0)]
+    probes: list[tuple[float, ports.Input]] = []
+    now = 100.0
+
+    def run(until: float) -> None:
+        nonlocal now, probes
+        while now < until:
+            while waiting or node.next_at() <= now:
+                for output in node.step(now, waiting.pop(0) if waiting else ports.Tick()):
+                    match output:
+                        case ports.SendBeat(beat):
+                            beats.append((now, beat))
+                            waiting.append(ports.BeatHeard(0, beat))
+                        case ports.Run(service, number):
+                            waiting.append(ports.StepDone(service, number, True))
+                        case ports.Probe(service):
+                            probes.append((now + 0.04, ports.Probed(service, now)))
+                        case ports.Stopped():
+                            return  # whatever is not said by now is never said
+            now += 0.001
+            waiting.extend(probed for at, probed in probes if at <= now)
+            probes = [(at, probed) for at, probed in probes if at > now]
+
+    run(106.0)
+    assert all(duty.role is Role.ACTIVE for duty in node.duties.values())
+    assert all(standing.role is Role.ACTIVE for standing in beats[-1][1].services.values())
+    started_at = next(at for at, beat in beats if any(one.role is Role.CLAIMING for one in beat.services.values()))
+    busy = [at for at, _ in beats if started_at <= at <= started_at + 1.0]
+    assert 3 <= len(busy) <= SPARE_BEATS + 1 + 1.0 / SPARE_BEAT_EVERY + 2, "and two in their turn"
+    beats.clear()
+    waiting.append(ports.Stop(at_once=False))
+    run(107.0)
+    final = beats[-1][1].services.values()
+    assert {standing.role for standing in final} == {Role.STANDBY} and all(one.clean for one in final)
+    assert len(beats) <= SPARE_BEATS + 4
 
 
 # -- whatever happens in whatever order ---------------------------------------------------------------------------

@@ -161,7 +161,7 @@ def test_a_hold_that_waited_too_long_is_not_done_but_a_removal_is(host: Host, mo
     async def body() -> None:
         async with Kernel() as kernel:
             await kernel.hold("eth0", [V4], clock.now() + 10)
-            stuck = asyncio.ensure_future(kernel._ask(lambda: time.sleep(0.3), float("inf")))
+            stuck = asyncio.ensure_future(kernel._ask(lambda until: time.sleep(0.3), float("inf")))
             await asyncio.sleep(0)
             hold = asyncio.ensure_future(kernel.hold("eth0", [V6], clock.now() + 10))
             remove = asyncio.ensure_future(kernel.remove("eth0", [V4]))
@@ -172,6 +172,30 @@ def test_a_hold_that_waited_too_long_is_not_done_but_a_removal_is(host: Host, mo
                 assert "the kernel did not answer within 0.1 s" in str(waited)
             await asyncio.sleep(0.3)
             assert await kernel.present("eth0", [V4, V6]) == set()
+
+    on(host, body)
+
+
+def test_what_is_asked_again_and_again_of_a_slow_kernel_waits_once(host: Host) -> None:
+    async def body() -> None:
+        async with Kernel() as kernel:
+            stuck = asyncio.ensure_future(kernel._ask(lambda until: time.sleep(0.5), float("inf")))
+            await asyncio.sleep(0.1)
+            asked: list[asyncio.Future[kernel_module.Outcome]] = []
+            for number in range(400):
+                asked.append(asyncio.ensure_future(kernel.hold("eth0", [V4], clock.now() + 5 + number / 100)))
+                asked.append(asyncio.ensure_future(kernel.hold("eth0", [V6], clock.now() + 5)))
+                await asyncio.sleep(0)
+            for _ in range(400):
+                asked.append(asyncio.ensure_future(kernel.remove("eth0", [V6])))
+                await asyncio.sleep(0)
+            assert kernel._queue.qsize() == 3
+            await stuck
+            outcomes = await asyncio.gather(*asked)
+            assert all(outcome.held for outcome in outcomes[:800])
+            assert all(outcome.gone for outcome in outcomes[800:])
+            assert outcomes[0].results[0].seconds >= 7, "the latest time that was asked for"
+            assert await kernel.present("eth0", [V4, V6]) == {V4}, "in the order in which they were asked for"
 
     on(host, body)
 

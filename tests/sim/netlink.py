@@ -28,7 +28,7 @@ Answer = Callable[[str], None]
 class Job:
     """One request: to set an address until a time, or (until infinity) to remove it."""
 
-    __slots__ = ("answer", "begun", "left", "only_if_present", "remove", "service", "tries", "until")
+    __slots__ = ("answer", "begun", "joined", "left", "only_if_present", "remove", "service", "tries", "until")
 
     def __init__(self, service: str, until: float, only_if_present: bool, answer: Answer | None) -> None:
         self.service = service
@@ -39,6 +39,8 @@ class Job:
         self.left = False
         self.begun = False
         self.tries = 0
+        self.joined: list[Job] = []
+        """The same, asked for again while this one waited: what becomes of it becomes of them."""
 
 
 class Netlink:
@@ -57,8 +59,13 @@ class Netlink:
     def ask(self, job: Job) -> None:
         if self.agent.dead:
             return
-        self.queue.append(job)
-        assert len(self.queue) < 256, "the kernel's queue is bounded"
+        latest = next((other for other in reversed(self.queue) if other.service == job.service), None)
+        if latest is not None and (latest.remove, latest.only_if_present) == (job.remove, job.only_if_present):
+            latest.joined.append(job)
+            latest.until = max(latest.until, job.until)
+        else:
+            self.queue.append(job)
+        assert len(self.queue) < 16, "the kernel's queue is bounded"
         if not self.busy and self.agent.runs:
             self.go_on()
         if not job.begun and not job.left and job.answer is not None:
@@ -66,14 +73,15 @@ class Netlink:
 
     def _given_up(self, job: Job, _: object) -> None:
         if not job.left and not self.agent.dead:
-            self._finish(job, ERROR)
+            self._answer(job, ERROR)
 
     def go_on(self, *_: object) -> None:
         """Takes the next request; also after a pause."""
         while self.queue and not self.busy and self.agent.runs and not self.agent.dead:
             job = self.queue.popleft()
             job.begun = True
-            if not job.remove and (job.left or (self.rules.look_before and self.host.now() >= job.until)):
+            left = job.left and all(other.left for other in job.joined)
+            if not job.remove and (left or (self.rules.look_before and self.host.now() >= job.until)):
                 self._finish(job, ERROR)
                 continue
             host = self.host
@@ -230,6 +238,10 @@ class Netlink:
             self.world.at(self.world.t + 0.0001, self.go_on)
 
     def _finish(self, job: Job, how: str) -> None:
+        for one in (job, *job.joined):
+            self._answer(one, how)
+
+    def _answer(self, job: Job, how: str) -> None:
         if job.left:
             return
         job.left = True

@@ -6,7 +6,8 @@
 | `kernel.py` | `Kernel`: set, prolong, remove and look up addresses, in a thread of its own |
 | `watch.py` | sees what changes on an interface, whoever changes it: `AddressChanged`, `LinkChanged` |
 | `look.py` | one blocking look at the kernel's links and addresses |
-| `netlink.py` | pure: the messages of rtnetlink that are read |
+| `change.py` | many changes of the kernel's addresses in one call |
+| `netlink.py` | pure: the messages of rtnetlink that are used |
 | `wire.py` | `Wire`: is somebody using this address? and: it is here now |
 | `packets.py` | pure: ARP and neighbour discovery frames |
 

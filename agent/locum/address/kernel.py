@@ -11,7 +11,7 @@ Rules:
   process runs, the thread here deletes at `until` what was not prolonged, whatever the event loop does.
 - A hold that waited until its time was over is not done. A removal that waited is: letting go never comes too late.
 - One thread of its own speaks with netlink, one request after the other. The queue to it is bounded, and so is the time
-  for which a caller waits.
+  for which a caller waits. The same request made again while the first still waits joins it.
 - No request raises for what the kernel says: an `Outcome` has one clear line for each address.
 
 Limits: the kernel's timers stand still while the machine is suspended, so a machine that wakes up may have its
@@ -108,20 +108,35 @@ class Outcome:
         """The addresses in that state."""
         return tuple(result.address for result in self.results if result.state is state)
 
+    def of(self, addresses: Sequence[Interface]) -> "Outcome | None":
+        """The part of it that is about these addresses; None if it is not about all of them."""
+        known = {result.address: result for result in self.results}
+        if any(address not in known for address in addresses):
+            return None
+        return Outcome(tuple(known[address] for address in addresses))
+
     def __str__(self) -> str:
         return "; ".join(str(result) for result in self.results)
 
 
+_Change = tuple[str, str, tuple[Interface, ...], bool]
+"""A request that changes something: what, the interface, the addresses, and whether they must be there."""
+
+
 @dataclass(slots=True, eq=False)
 class _Job:
-    """A request on its way: `run` in the thread, `answer` in the caller's loop."""
+    """A request on its way: `run` (with `until`) in the thread, `answers` in the callers' loop."""
 
-    run: Callable[[], Any]
-    answer: asyncio.Future[Any]
-    waits_for: float
+    run: Callable[[float], Any]
+    answers: list[asyncio.Future[Any]]
+    until: float
     """Boot seconds: not begun before then, it is not done. Infinite: it is done in any case."""
-    left: bool = False
-    """The caller has stopped waiting."""
+    begun: bool = False
+
+    @property
+    def left(self) -> bool:
+        """All who asked have stopped waiting."""
+        return all(answer.done() for answer in self.answers)
 
 
 class Kernel:
@@ -146,6 +161,8 @@ class Kernel:
         self._thread = threading.Thread(target=self._run, name="locum-kernel", daemon=True)
         self._loop: asyncio.AbstractEventLoop
         self._closed = False
+        self._latest: dict[tuple[str, Interface], tuple[_Change, _Job]] = {}  # what was last asked for each address
+        self._lock = threading.Lock()  # of what a job says of itself
         # The thread's own:
         self._ends: dict[tuple[str, Interface], float] = {}  # what is held, and until when
         self._sure: dict[tuple[str, Interface], float] = {}  # before which time it cannot have lapsed
@@ -197,9 +214,8 @@ class Kernel:
         After "the kernel did not answer" an address may still come: `remove` it, which is done after.
         """
         wanted = tuple(addresses)
-        return await self._change(
-            wanted, lambda: self._hold_all(interface, wanted, until, only_if_present), waits_for=until
-        )
+        what = ("hold", interface, wanted, only_if_present)
+        return await self._change(what, lambda until: self._hold_all(interface, wanted, until, only_if_present), until)
 
     async def remove(self, interface: str, addresses: Sequence[Interface]) -> Outcome:
         """Removes the addresses, the last first; one that is not there (nor its interface) is GONE like the others.
@@ -207,7 +223,9 @@ class Kernel:
         Also if the caller is cancelled, or the kernel takes its time: what was asked for will be done.
         """
         wanted = tuple(addresses)
-        return await self._change(wanted, lambda: self._remove_all(interface, wanted), waits_for=float("inf"))
+        return await self._change(
+            ("remove", interface, wanted, False), lambda until: self._remove_all(interface, wanted), inf
+        )
 
     async def present(self, interface: str, addresses: Sequence[Interface]) -> set[Interface]:
         """Those of the addresses that the interface has now. Raises KernelError."""
@@ -235,29 +253,32 @@ class Kernel:
 
     # In the caller's loop.
 
-    async def _change(self, addresses: tuple[Interface, ...], run: Callable[[], Outcome], waits_for: float) -> Outcome:
+    async def _change(self, what: _Change, run: Callable[[float], Outcome], until: float) -> Outcome:
         try:
-            return await self._ask(run, waits_for)
+            return await self._ask(run, until, what)
         except KernelError as error:
-            return Outcome(tuple(AddressOutcome(address, State.ERROR, note=str(error)) for address in addresses))
+            return Outcome(tuple(AddressOutcome(address, State.ERROR, note=str(error)) for address in what[2]))
 
     async def _look(self, run: Callable[[], T]) -> T:
         try:
-            return await self._ask(run, self._clock() + REQUEST_SECONDS)
+            return await self._ask(lambda until: run(), self._clock() + REQUEST_SECONDS)
         except KernelError:
             raise
         except OSError as error:
             raise KernelError(f"the kernel cannot be asked: {error}") from error
 
-    async def _ask(self, run: Callable[[], T], waits_for: float) -> T:
+    async def _ask(self, run: Callable[[float], T], until: float, what: _Change | None = None) -> T:
         if self._closed:
             raise KernelError("the agent has ended its work with the kernel")
         answer: asyncio.Future[T] = self._loop.create_future()
-        job = _Job(run, answer, waits_for)
-        try:
-            self._queue.put_nowait(job)
-        except queue.Full:
-            raise KernelError(f"the kernel hangs: {MAX_WAITING} requests wait for it") from None
+        if not (what is not None and self._joined(what, until, answer)):
+            job = _Job(run, [answer], until)
+            try:
+                self._queue.put_nowait(job)
+            except queue.Full:
+                raise KernelError(f"the kernel hangs: {MAX_WAITING} requests wait for it") from None
+            if what is not None:
+                self._latest |= {(what[1], address): (what, job) for address in what[2]}
         try:
             await asyncio.wait((answer,), timeout=REQUEST_SECONDS)
             if not answer.done():  # if it was this loop that stood still, the answer may be next in line
@@ -266,8 +287,23 @@ class Kernel:
                 raise KernelError(f"the kernel did not answer within {REQUEST_SECONDS:g} s")
             return answer.result()
         finally:
-            job.left = True
             answer.cancel()
+
+    def _joined(self, what: _Change, until: float, answer: asyncio.Future[Any]) -> bool:
+        """Whether the latest request for these addresses is the same, and still waits: one for both is enough.
+
+        So what waits for a slow kernel is bounded by the number of services, not by how often they ask.
+        """
+        latest = {self._latest.get((what[1], address)) for address in what[2]}
+        same, job = latest.pop() or (None, None) if len(latest) == 1 else (None, None)
+        if same != what or job is None:
+            return False
+        with self._lock:
+            if job.begun:
+                return False
+            job.until = max(job.until, until)
+            job.answers.append(answer)
+            return True
 
     # In the thread.
 
@@ -303,18 +339,19 @@ class Kernel:
                 log.error("%s is over and cannot be deleted: %s", address, _line(interface, address, error))
 
     def _do(self, job: _Job) -> None:
-        bounded = job.waits_for != float("inf")
+        with self._lock:
+            job.begun = True
         result: Any = None
         error: Exception | None = None
-        if bounded and (job.left or self._clock() >= job.waits_for):
+        if job.until != inf and (job.left or self._clock() >= job.until):
             error = KernelError("not done: its time was over before its turn came")
         else:
             try:
-                result = job.run()
+                result = job.run(job.until)
             except Exception as raised:  # the caller's to see; the thread goes on
                 error = raised
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self._loop.call_soon_threadsafe(_finish, job.answer, result, error)
+            self._loop.call_soon_threadsafe(_finish, job.answers, result, error)
 
     def _hold_all(self, interface: str, addresses: tuple[Interface, ...], until: float, prolong: bool) -> Outcome:
         index = look.index_of(interface)
@@ -440,13 +477,14 @@ def _flags(address: Interface, there: Iterable[AddressMessage]) -> int:
     return _IFA_F_NODAD
 
 
-def _finish(answer: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
-    if answer.done():  # the caller has left
-        return
-    if error is not None:
-        answer.set_exception(error)
-    else:
-        answer.set_result(result)
+def _finish(answers: Iterable[asyncio.Future[Any]], result: Any, error: Exception | None) -> None:
+    for answer in answers:
+        if answer.done():  # the caller has left
+            continue
+        if error is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result(result)
 
 
 def _line(interface: str, address: Interface, error: OSError) -> str:

@@ -80,18 +80,19 @@ _SENDER_OF_ARP, _NEXT_HEADER, _ICMP_TYPE, _TARGETS_END = 28, 20, 54, 74
 def _guards(
     addresses: Iterable[IPv4Address | IPv6Address],
 ) -> Iterator[tuple[int, tuple[tuple[int, int, int, int], ...]]]:
-    """For each EtherType that these need, the filter that lets through what says whose they are."""
+    """For each EtherType, the filter that lets through what says whose these addresses are."""
     wanted: dict[int, list[int]] = {4: [], 6: []}
     for address in addresses:
         wanted[address.version].append(int(address) & 0xFFFFFFFF)
     for version, values in wanted.items():
-        if not values:
-            continue
         one_of: list[tuple[int, int, int, int]] = []
         for value in values:
             one_of += [(_JUMP_IF_EQUAL, 0, 1, value), (_RETURN, 0, 0, 0xFFFF)]
-        if version == 4:
-            yield packets.ETHERTYPE_ARP, ((_LOAD_WORD, 0, 0, _SENDER_OF_ARP), *one_of, *NOTHING)
+        ethertype = packets.ETHERTYPE_ARP if version == 4 else packets.ETHERTYPE_IPV6
+        if not values:
+            yield ethertype, NOTHING
+        elif version == 4:
+            yield ethertype, ((_LOAD_WORD, 0, 0, _SENDER_OF_ARP), *one_of, *NOTHING)
         else:
             head = (
                 (_LOAD_BYTE, 0, 0, _NEXT_HEADER),
@@ -102,7 +103,7 @@ def _guards(
                 *NOTHING,
                 (_LOAD_WORD, 0, 0, _TARGETS_END),
             )
-            yield packets.ETHERTYPE_IPV6, (*head, *one_of, *NOTHING)
+            yield ethertype, (*head, *one_of, *NOTHING)
 
 
 class WireError(OSError):
@@ -137,7 +138,9 @@ class Wire:
         self._listeners: list[_Listener] = []
         self._turns: dict[tuple[Interface, ...], int] = {}
         self._guarded: dict[IPv4Address | IPv6Address, Interface] = {}
-        self._guards: dict[socket.socket, asyncio.AbstractEventLoop] = {}
+        self._guards: dict[int, socket.socket] = {}  # by EtherType
+        self._guards_index = 0
+        self._guards_loop: asyncio.AbstractEventLoop | None = None
         self._on_use: Callable[[Answer], None] = lambda answer: None
 
     def __enter__(self) -> Self:
@@ -209,17 +212,31 @@ class Wire:
 
         What is guarded before is not any more; with no addresses nothing is. Raises OSError; nothing is guarded then.
         """
-        self._stop_guarding()
         self._guarded = {address.ip: address for address in addresses}
         self._on_use = on_use
-        loop = asyncio.get_running_loop()
-        for ethertype, program in _guards(self._guarded):
-            opened = _open(self.interface, look.index_of(self.interface) or 0, ethertype)
-            self._guards[opened] = loop
-            with suppress(OSError):  # Linux 4.20; before, our own frames come too, and are known by their MAC
-                opened.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
-            attach_filter(opened, program)
-            loop.add_reader(opened, self._overhear, opened)
+        index = look.index_of(self.interface) or 0
+        if index != self._guards_index:
+            self._stop_guarding()  # the old ones hear an interface that is gone
+            self._guards_index = index
+        try:
+            for ethertype, program in _guards(self._guarded):
+                if ethertype in self._guards:
+                    # Another filter only: closing such a socket takes the kernel milliseconds (packet_release).
+                    attach_filter(self._guards[ethertype], program)
+                elif program != NOTHING:
+                    self._open_guard(ethertype, index, program)
+        except OSError:
+            self._stop_guarding()
+            raise
+
+    def _open_guard(self, ethertype: int, index: int, program: Sequence[tuple[int, int, int, int]]) -> None:
+        opened = _open(self.interface, index, ethertype)
+        self._guards[ethertype] = opened
+        with suppress(OSError):  # Linux 4.20; before, our own frames come too, and are known by their MAC
+            opened.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+        attach_filter(opened, program)
+        self._guards_loop = asyncio.get_running_loop()
+        self._guards_loop.add_reader(opened, self._overhear, opened)
 
     def _overhear(self, opened: socket.socket) -> None:
         for _ in range(_MAX_READS):
@@ -242,16 +259,16 @@ class Wire:
             return self._mac
 
     def _stop_guarding(self) -> None:
-        self._guarded = {}
-        for opened, loop in self._guards.items():
-            if not loop.is_closed():
-                loop.remove_reader(opened)
+        for opened in self._guards.values():
+            if self._guards_loop is not None and not self._guards_loop.is_closed():
+                self._guards_loop.remove_reader(opened)
             opened.close()
         self._guards.clear()
 
     def close(self) -> None:
         """Closes everything. A probe that runs raises WireError; a later call opens what it needs again."""
         self.close_sockets()
+        self._guarded = {}
         self._stop_guarding()
         for listener in self._listeners:
             if not listener.answer.done():
