@@ -218,6 +218,8 @@ class Duty:
     """The release is demanded by safety: no hook can stop it."""
     retry_at: float = inf
     """When DROP is tried again."""
+    dropping_since: float = -inf
+    """Since when the kernel has been asked to remove the addresses, without a pause of this process."""
     # The address.
     has_address: bool = False
     held_since: float = -inf
@@ -392,6 +394,7 @@ class Coordinator:
         for duty in self._duties:
             duty.lease.doubt(now)
             duty.ears.forget()
+            duty.dropping_since = now
         self._forgive_peers(now)
 
     def _forgive_peers(self, now: float) -> None:
@@ -677,6 +680,8 @@ class Coordinator:
                 self._fire(duty, On.RELEASED, now)
             return
         step = duty.plan.popleft()
+        if step is Step.DROP and duty.step is not Step.DROP:
+            duty.dropping_since = now
         duty.step = step
         duty.number += 1
         until = 0.0
@@ -702,7 +707,7 @@ class Coordinator:
         duty.unconfirmed = duty.holding_told = False
 
     def _step_done(self, duty: Duty, now: float, ok: bool, detail: str) -> None:
-        step = duty.step
+        step, timing = duty.step, self.timing
         taking = duty.role is Role.ACQUIRING
         match step:
             case Step.TAKE if ok:
@@ -712,7 +717,8 @@ class Coordinator:
                 self._later.append(Announce(duty.name))
                 self._publish_record(duty, now)
                 self._emit(duty.name, "taken", epoch=duty.lease.epoch, addresses=self._addresses(duty))
-            case Step.DROP if ok or now >= duty.kernel_until + self.timing.guard:
+            # If the kernel cannot be asked, its timers end it: but these stand still while the machine is suspended.
+            case Step.DROP if ok or now >= max(duty.kernel_until, duty.dropping_since + timing.window) + timing.guard:
                 if duty.published:
                     duty.published = duty.record_wrong = False
                     # Who lets go because its lease is over knows nothing of who holds it now.

@@ -515,3 +515,22 @@ def test_what_was_refused_or_done_before_does_not_count_against_the_next_release
     rim.duty.undone = False
     rim.node._acquire(rim.duty, rim.now)
     assert rim.duty.undone is True and rim.duty.forced is False
+
+
+def test_a_kernel_that_cannot_be_asked_after_a_sleep_has_a_whole_window_to_end_it() -> None:
+    """Its timers stood still with the machine: that the lease was over long ago says nothing of the address."""
+    rim = active()
+    rim.feed(ports.Tick(), 1000.0)
+    woke = rim.now
+    assert rim.role is Role.RELEASING
+    again = woke + 1.0
+    while not emitted(rim, "dropped"):
+        rim.answer(ok=False)
+        rim.feed(ports.Tick(), 0.1)
+        if again and rim.now >= again:
+            rim.feed(ports.Tick(), 10.0)  # it sleeps again: from the start
+            woke, again = rim.now, 0.0
+        assert rim.now < woke + 10.0
+    timing = rim.node.timing
+    assert woke + timing.window + timing.guard <= rim.now <= woke + timing.window + timing.guard + 0.5
+    assert len(emitted(rim, "failed")) > 10
