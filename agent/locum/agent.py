@@ -320,7 +320,7 @@ class Agent:
         )
 
     def _fit(self) -> dict[str, bool]:
-        return {name: duty.fit for name, duty in self.coordinator.duties.items()}
+        return {name: duty.own_fit for name, duty in self.coordinator.duties.items()}
 
     # -- inputs -------------------------------------------------------------------------------------------------------
 

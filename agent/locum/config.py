@@ -260,6 +260,10 @@ class Service(Section):
     """In order of preference."""
     failback: Literal["manual", "auto"] = "manual"
     failback_delay: Duration = 60.0
+    together_with: Name | None = None
+    """It goes where this service goes."""
+    apart_from: Annotated[list[Name], Field(max_length=SERVICES_MOST)] = []
+    """No node has it and one of these at once."""
     hooks_dir: Annotated[Path, BeforeValidator(_folder)] = Path("/etc/locum/hooks")
     hook_timeout: Duration = 60.0
     """Each hook gets this long."""
@@ -301,6 +305,18 @@ class Config(Section):
 
     def services_of(self, node: str) -> dict[str, Service]:
         return {name: service for name, service in self.services.items() if node in service.nodes}
+
+    def followers(self, leader: str) -> list[str]:
+        """The services that must be together with this one, which leads them."""
+        return [name for name, service in self.services.items() if service.together_with == leader]
+
+    def strangers(self, name: str) -> list[str]:
+        """The services that must be apart from this one, whichever of the two says so."""
+        return [
+            other
+            for other, service in self.services.items()
+            if other != name and (name in service.apart_from or other in self.services[name].apart_from)
+        ]
 
     def require_node(self, node: str) -> None:
         """Raises ConfigError unless the node exists."""
@@ -391,6 +407,7 @@ def _contradictions(config: Config) -> list[str]:
         if service.hook_timeout <= 0:
             found.append(f"{where}.hook_timeout: must be more than nothing")
         found += _check_contradictions(where, service)
+        found += _placing_contradictions(config, name, service)
         found += [
             f"{where}.hooks.{hook}.timeout: must be more than nothing"
             for hook, section in service.hooks.items()
@@ -404,6 +421,37 @@ def _contradictions(config: Config) -> list[str]:
             found.append(f"{where}: {at} belongs to {owners[at]}; a broker must not move with what it decides")
         elif len(config.nodes) > 1 and (at in ("localhost", "::1") or at.startswith("127.")):
             found.append(f"{where}: {at} is another broker on every node; give the address of one machine")
+    return found
+
+
+def _placing_contradictions(config: Config, name: str, service: Service) -> list[str]:
+    """Of together_with and apart_from: one service leads, and the others go where it goes."""
+    found = []
+    where = f"services.{name}"
+    leads = service.together_with
+    named = [("apart_from", other) for other in service.apart_from]
+    if leads is not None:
+        named.append(("together_with", leads))
+    known = [one for one in config.services if one != name]
+    for key, other in named:
+        if other == name:
+            found.append(f"{where}.{key}: that is this service itself")
+        elif other not in config.services:
+            found.append(
+                f"{where}.{key}: there is no service {other!r}{_closest(other, known)} (there are {_listed(known)})"
+            )
+        elif config.services[other].together_with is not None:
+            leader = config.services[other].together_with
+            found.append(f"{where}.{key}: {other} goes where {leader} goes: name {leader}")
+    if leads is None or found:
+        return found
+    missing = [node for node in config.services[leads].nodes if node not in service.nodes]
+    if missing:
+        found.append(f"{where}.nodes: {leads} may go to {_listed(missing)}, and {name} must be able to go with it")
+    if service.apart_from:
+        found.append(f"{where}.apart_from: it goes where {leads} goes: say it of {leads}")
+    if service.failback == "auto":
+        found.append(f"{where}.failback: it goes where {leads} goes: say it of {leads}")
     return found
 
 

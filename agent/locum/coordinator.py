@@ -70,14 +70,14 @@ SPARE_BEAT_EVERY = 0.02
 """Seconds between them after that: a node that takes over a hundred services tells of many of them in each beat."""
 FAILBACK_MOST = 86_400.0
 """The longest pause, in seconds, before a service is offered again to a node that could not keep it."""
-ORDERLY = ("switchover", "failback", "drain")
+ORDERLY = ("switchover", "failback", "drain", "together", "apart")
 """Why a service is handed over where nothing forces it: a hook may refuse."""
 COMMANDS_MOST = 64
 """Commands whose number is remembered, so that one heard from several brokers is done once."""
 WHY_MOST = 1_000
 """Characters of an event's explanation."""
-REMEMBERED = ("reason", "held_since", "renewed_for", "kernel_until", "held_until", "fit", "unfit", "unfit_since",
-              "failbacks_undone", "failback_at")  # fmt: skip
+REMEMBERED = ("reason", "held_since", "renewed_for", "kernel_until", "held_until", "own_fit", "own_unfit",
+              "fit", "unfit", "unfit_since", "failbacks_undone", "failback_at")  # fmt: skip
 """What of a holder's duty outlives the process, when it is started anew in place."""
 PROBES_LEAST = 4
 """Unanswered probes in a row that make silence."""
@@ -195,7 +195,7 @@ class Ears:
         )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Duty:
     """This node's part in one service."""
 
@@ -248,9 +248,12 @@ class Duty:
     retired: bool = False
     """The configuration is about to change: it is released, and not claimed."""
     # The checks.
+    own_fit: bool = True
+    own_unfit: str = ""
+    """Which of its checks fail, and how."""
     fit: bool = True
+    """Its checks pass, and those of the services that must be together with it."""
     unfit: str = ""
-    """Which checks fail, and how."""
     unfit_since: float = inf
     yield_at: float = -inf
     """An unfit holder does not offer the service again before."""
@@ -277,9 +280,19 @@ class Duty:
     successor: str | None = None
     silence_told: bool = False
     clean: bool = False
-    """The service was held, and the addresses were removed under a lease that was still good."""
+    """The service was held, and the addresses were removed under a lease that was good all the time."""
+    clean_until: float = -inf
+    """The end of the lease, as it was when the addresses began to go."""
     undone: bool = True
     """All hooks of the release succeeded: what the service had here is not in use any more."""
+    # Its place beside other services.
+    leader: "Duty | None" = None
+    """The service with which this one must be together."""
+    followers: "list[Duty]" = field(default_factory=list)
+    strangers: "list[Duty]" = field(default_factory=list)
+    """The services from which this one must be apart, in the order of the configuration."""
+    strangers_before: int = 0
+    """So many of them stand before it there."""
     # What others say.
     last_holder: str = ""
     record: ServiceState | None = None
@@ -293,7 +306,9 @@ class Duty:
     @property
     def patience(self) -> float:
         """Seconds within which the others notice what we noticed: all make the same checks."""
-        return max((check.apart for check in self.service.checks.values() if not check.only_active), default=0.0)
+        services = [self.service, *(follower.service for follower in self.followers)]
+        checks = (check for service in services for check in service.checks.values())
+        return max((check.apart for check in checks if not check.only_active), default=0.0)
 
 
 @dataclass(slots=True)
@@ -339,6 +354,7 @@ class Coordinator:
             for name, service in config.services_of(node).items()
         }
         self._duties = list(self.duties.values())
+        self._arrange()
         self.peers = {name: Peer() for name in config.nodes if name != node}
         self._last = now
         self._beat_at = now
@@ -541,6 +557,8 @@ class Coordinator:
             self._emit(duty.name, role.value, **data)
             if role is not Role.RELEASING:
                 duty.asked_by = ""
+            for other in (*duty.followers, *duty.strangers):
+                other.due = now  # whether it may come here, or stay, may have changed
         if duty.plan and duty.step is None:
             self._proceed(duty, now)
         elif duty.step is None and role is Role.RELEASING:
@@ -698,6 +716,10 @@ class Coordinator:
         (self._urgent if step is Step.DROP else self._later).append(run)
 
     def _no_address(self, duty: Duty) -> None:
+        if duty.has_address:
+            # A lease that was over in between, and is confirmed again before the addresses are gone, says nothing of
+            # who has held the service meanwhile.
+            duty.clean_until = duty.lease.ends_at()
         duty.has_address = duty.record_wrong = False
         duty.found = False
         duty.gone, duty.held_until = "", -inf
@@ -721,8 +743,7 @@ class Coordinator:
             case Step.DROP if ok or now >= max(duty.kernel_until, duty.dropping_since + timing.window) + timing.guard:
                 if duty.published:
                     duty.published = duty.record_wrong = False
-                    # Who lets go because its lease is over knows nothing of who holds it now.
-                    duty.clean = now < duty.lease.ends_at() and not duty.lease.superseded()
+                    duty.clean = now < duty.clean_until and not duty.lease.superseded()
                     if duty.record is None or duty.record.epoch <= duty.lease.epoch:
                         self._record(duty, None, duty.lease.epoch, now)
                     self._emit(duty.name, "dropped", epoch=duty.lease.epoch, addresses=self._addresses(duty))
@@ -908,9 +929,11 @@ class Coordinator:
         claimed_at = lease.claimed_at
         assert claimed_at is not None
         ends_at = claimed_at + self.timing.claim_timeout
-        barred = self._barred(duty)
+        barred, misplaced = self._barred(duty), self._misplaced(duty)
         if barred:
             self._fire(duty, On.PAUSE, now, reason=barred)
+        elif misplaced:
+            self._fire(duty, On.DENIED, now, reason=misplaced)
         elif ears.mac:
             self._tell_wire(duty)
             duty.give_way_until = max(duty.give_way_until, now + self.timing.window)
@@ -971,6 +994,10 @@ class Coordinator:
                     duty.peer = self._heir(duty, now) if duty.retired else ""
                     self._fire(duty, On.MOVE, now, reason="reload" if duty.retired else "release")
                     return now
+            elif duty.leader is not None:
+                due = min(due, self._rejoin(duty, duty.leader, now))
+            elif any(other.holds for other in duty.strangers[: duty.strangers_before]):
+                due = min(due, self._part(duty, now))
             elif not duty.fit:
                 due = min(due, self._yield(duty, now))
             elif duty.service.failback == "auto":
@@ -1044,6 +1071,31 @@ class Coordinator:
             )
         return inf
 
+    def _rejoin(self, duty: Duty, leader: Duty, now: float) -> float:
+        """Hands over to the node to which the service has gone with which this one must be together."""
+        if leader.holds or duty.unconfirmed or duty.step is not None:
+            return inf
+        if now < duty.yield_at:
+            return duty.yield_at
+        for name, peer in self.peers.items():
+            standing = peer.standings.get(leader.name)
+            there = standing is not None and standing.role is Role.ACTIVE
+            if there and now - peer.heard_at <= self.timing.missed and self._fit(name, duty.name, now):
+                duty.yield_at = now + self.timing.retry_first
+                self._move(duty, now, name, "together", "")
+                break
+        return inf
+
+    def _part(self, duty: Duty, now: float) -> float:
+        """Only after a reload: this node has two services that must be apart now. The second goes, if it can."""
+        if now < duty.yield_at:
+            return duty.yield_at
+        heir = self._heir(duty, now)
+        if heir and not duty.unconfirmed and duty.step is None:
+            duty.yield_at = now + self.timing.retry_first
+            self._move(duty, now, heir, "apart", "")
+        return inf
+
     # -- the wire, the links, the peers -------------------------------------------------------------------------------
 
     def _probe(self, duty: Duty, now: float) -> None:
@@ -1086,10 +1138,29 @@ class Coordinator:
         for duty in concerned:
             if duty.fit or not up:
                 self._fire(duty, On.LINK_UP if up else On.LINK_DOWN, now, reason="link")
-        return concerned
+            if duty.leader is not None:
+                self._weigh(now, duty.leader)
+        return concerned + [duty.leader for duty in concerned if duty.leader is not None]
 
     def _check(self, now: float, duty: Duty, fit: bool, why: str) -> list[Duty]:
-        duty.unfit_since = inf if fit else now
+        duty.own_fit, duty.own_unfit = fit, why
+        concerned = [duty] if duty.leader is None else [duty, duty.leader]
+        for one in concerned:
+            self._weigh(now, one)
+        return concerned
+
+    def _weigh(self, now: float, duty: Duty) -> None:
+        """Whether the node is fit for the service and for those that must be together with it."""
+        failing = [] if duty.own_fit else [duty.own_unfit]
+        for other in duty.followers:
+            if not other.own_fit:
+                failing.append(f"{other.name}: {other.own_unfit}")
+            elif not self._links.get(other.service.interface, True):
+                failing.append(f"{other.name}: {other.service.interface} is down")
+        fit, why = not failing, "; ".join(failing)
+        if (fit, why) == (duty.fit, duty.unfit):
+            return
+        duty.unfit_since = inf if fit else min(duty.unfit_since, now)
         duty.fit, duty.unfit = fit, why
         duty.yield_told = False
         if not (fit or duty.found):
@@ -1097,7 +1168,6 @@ class Coordinator:
         elif self._links.get(duty.service.interface, False):
             self._fire(duty, On.FIT, now, reason="check")
         self._changed = True  # whether it is ready is in the beat
-        return [duty]
 
     def _fit(self, node: str, service: str, now: float) -> bool:
         """Whether another node could take the service at once: it beats, and says so."""
@@ -1112,6 +1182,8 @@ class Coordinator:
 
     def _rank(self, duty: Duty, now: float) -> int:
         """How many living nodes are preferred to this one. A successor that was named comes first of all."""
+        if duty.leader is not None:
+            return 0  # where that is, and nowhere else
         released = self._last_standing(duty)
         if released is not None and released.successor == self.node:
             return 0
@@ -1132,7 +1204,13 @@ class Coordinator:
 
     def _claimable(self, duty: Duty) -> bool:
         able = (duty.fit or duty.found) and self._links.get(duty.service.interface, False)
-        return able and not self.stopping and not self._barred(duty)
+        return able and not self.stopping and not self._barred(duty) and not self._misplaced(duty)
+
+    def _misplaced(self, duty: Duty) -> str:
+        """Why other services keep this node from taking this one; empty if none does."""
+        if duty.leader is not None and duty.leader.role not in (Role.ACQUIRING, Role.ACTIVE):
+            return "together"
+        return "apart" if any(other.holds for other in duty.strangers) else ""
 
     def _barred(self, duty: Duty) -> str:
         """Why an operator's hand keeps this node from taking the service; empty if none does."""
@@ -1315,16 +1393,25 @@ class Coordinator:
             return f"{self.node} {busy}: try again when that is over"
         if duty.hand.paused:
             return "it is paused: resume it first"
+        if duty.leader is not None:
+            return f"it goes where {duty.leader.name} goes: move that"
         if to == self.node:
             return f"{self.node} holds it already"
         if to is not None and to not in duty.service.nodes:
             return f"{to} is not one of the service's nodes: {', '.join(duty.service.nodes)}"
         candidates = [to] if to is not None else [name for name in duty.service.nodes if name != self.node]
+        for other in duty.strangers:
+            if to is not None and self._has(to, other.name):
+                return f"{to} has {other.name}, which must be apart from it"
         if not any(self._fit(name, duty.name, now) for name in candidates):
             return f"{' and '.join(candidates) or 'no other node'} cannot take it now: not heard, or not ready"
         if duty.unconfirmed:
             return "the brokers do not confirm the lease: nobody else could claim"
         return ""
+
+    def _has(self, node: str, service: str) -> bool:
+        standing = self.peers[node].standings.get(service)
+        return standing is not None and standing.role in HOLDING
 
     def _lay_hand(self, duty: Duty, now: float, command: Command) -> None:
         """Pause, resume, release: one node does it, and its beat tells the others."""
@@ -1367,7 +1454,8 @@ class Coordinator:
     def _drain(self, now: float, command: Command) -> None:
         """Drain and undrain, of this node."""
         wanted = command.command == "drain"
-        held = [duty for duty in self._duties if duty.holds] if wanted else []
+        # What must be together with another goes when that has gone.
+        held = [duty for duty in self._duties if duty.holds and duty.leader is None] if wanted else []
         for duty in held:
             why = self._why_not(duty, now, None)
             if why:
@@ -1380,6 +1468,16 @@ class Coordinator:
         self._emit(self.node, "command", command=command.id, what=command.command, by=command.by)
         for duty in held:
             self._move(duty, now, self._heir(duty, now), "drain", command.id)
+
+    # -- the place of services beside each other ---------------------------------------------------------------------
+
+    def _arrange(self) -> None:
+        for name, duty in self.duties.items():
+            duty.leader = self.duties.get(duty.service.together_with or "")
+            duty.followers = [self.duties[other] for other in self.config.followers(name) if other in self.duties]
+            duty.strangers = [self.duties[other] for other in self.config.strangers(name) if other in self.duties]
+            before = self._duties[: self._duties.index(duty)]
+            duty.strangers_before = sum(other in before for other in duty.strangers)
 
     # -- another configuration, another process -----------------------------------------------------------------------
 
@@ -1407,6 +1505,9 @@ class Coordinator:
             duty.service, duty.retired, duty.due = service, False, -inf
             self.duties[name] = duty
         self._duties = list(self.duties.values())
+        self._arrange()
+        for duty in self._duties:
+            self._weigh(now, duty)
         others = [name for name in config.nodes if name != self.node]
         self.peers = {name: self.peers.get(name) or Peer() for name in others}
         self._changed = True

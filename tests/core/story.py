@@ -12,7 +12,7 @@ Lines that start with # tell the reader what happens and why. Times are seconds 
 clock shows something else. Beats, probes, renewals and announcements are left out, unless `verbose on` asks for them.
 
     cluster nodes=alpha,beta [brokers=3] [on_bus_loss=release] [services=web,mail] [beat=500ms] [lease=2s] [gateway=yes]
-            [failback=auto] [failback_delay=60s] [checked=1s]
+            [failback=auto] [failback_delay=60s] [checked=1s] [together=mail:web] [apart=mail:web]
     start NAME... [node=NODE]        a machine starts, under its own name or another's; or a broker
     run 3s                           time passes
     crash NAME                       a host, or a broker, is gone at once
@@ -190,6 +190,8 @@ class Story:
         lease: str = "2s",
         gateway: str = "",
         checked: str = "",
+        together: str = "",
+        apart: str = "",
         **service: str,
     ) -> None:
         names, count = nodes.split(","), int(brokers)
@@ -204,6 +206,10 @@ class Story:
         for place, name in enumerate(services.split(","), 100):
             text.append(f'[services.{name}]\naddresses = ["10.0.0.{place}/24"]\ninterface = "eth0"\nnodes = {names}')
             text += [f'{key} = "{value}"' for key, value in service.items()]
+            for key, said in (("together_with", together), ("apart_from", apart)):
+                one, _, other = said.partition(":")
+                if name == one:
+                    text.append(f"{key} = " + (f'"{other}"' if key == "together_with" else f'["{other}"]'))
             if checked:
                 text.append(f'[services.{name}.checks]\npage = {{ tcp = "10.0.0.200:80", interval = "{checked}" }}')
         self.config = parse("\n".join(text))

@@ -213,6 +213,64 @@ BAD: dict[str, tuple[str, str, str]] = {
 }
 
 
+def placed(mail: str = "", db: str = "", web: str = "", nodes: str = '"alpha", "beta"') -> str:
+    """A good file with two more services, and these lines in them."""
+    text = swapped('interface = "eth0"', f'interface = "eth0"\n{web}') if web else GOOD
+    for number, (name, more) in enumerate((("mail", mail), ("db", db))):
+        text += f'[services.{name}]\naddresses = ["10.0.0.{150 + number}/24"]\ninterface = "eth0"\n'
+        text += f"nodes = [{nodes}]\n{more}\n"
+    return text
+
+
+WITH_WEB = 'together_with = "web"'
+BAD |= {
+    "together with what is not there": (
+        placed('together_with = "wep"'),
+        "services.mail.together_with: there is no service 'wep'",
+        "did you mean 'web'?",
+    ),
+    "apart from what is not there": (
+        placed('apart_from = ["dbb"]'),
+        "services.mail.apart_from: there is no service 'dbb'",
+        "did you mean 'db'?",
+    ),
+    "together with itself": (placed('together_with = "mail"'), "services.mail.together_with: that is this", "itself"),
+    "apart from itself": (placed('apart_from = ["mail"]'), "services.mail.apart_from: that is this", "itself"),
+    "together with one that goes with another": (
+        placed(WITH_WEB, 'together_with = "mail"'),
+        "services.db.together_with: mail goes where web goes",
+        "name web",
+    ),
+    "apart from one that goes with another": (
+        placed(WITH_WEB, 'apart_from = ["mail"]'),
+        "services.db.apart_from: mail goes where web goes",
+        "name web",
+    ),
+    "together with one, and apart from another": (
+        placed(f'{WITH_WEB}\napart_from = ["db"]'),
+        "services.mail.apart_from: it goes where web goes",
+        "say it of web",
+    ),
+    "together, and failback of its own": (
+        placed(f'{WITH_WEB}\nfailback = "auto"'),
+        "services.mail.failback: it goes where web goes",
+        "say it of web",
+    ),
+    "together with one that goes where it cannot": (
+        placed(WITH_WEB, nodes='"alpha"'),
+        "services.mail.nodes: web may go to beta",
+        "must be able to go with it",
+    ),
+}
+
+
+def test_together_and_apart_are_known_from_both_sides() -> None:
+    config = parse(placed(WITH_WEB, 'apart_from = ["web"]'))
+    assert config.followers("web") == ["mail"] and config.followers("mail") == []
+    assert config.strangers("web") == ["db"] and config.strangers("db") == ["web"] and config.strangers("mail") == []
+    assert parse(placed(WITH_WEB)).digest() != parse(placed()).digest() != parse(placed('apart_from=["db"]')).digest()
+
+
 @pytest.mark.parametrize("what", BAD)
 def test_a_mistake_is_one_line(what: str) -> None:
     text, where, right = BAD[what]

@@ -187,6 +187,8 @@ class Referee:
             hand = agent.core.duties[service].hand
             if hand.paused and hand.keeper != agent.name:
                 self.fail(f"{agent.name} acquires {service}, which is paused for {hand.keeper}")
+            if self.world.shape.beside == "apart" and sum(duty.holds for duty in agent.core.duties.values()) > 1:
+                self.fail(f"{agent.name} acquires {service}, and has the one from which it must be apart")
             epoch = told.data["epoch"]
             used = self.epochs[service]
             if epoch <= max(used):
@@ -325,4 +327,8 @@ class Referee:
                     return f"{host.name} is {duty.role.value} in {service} ({duty.step})"
             if len(active) != 1 or holders != active:
                 return f"{service} is active on {[h.name for h in active]}, its address on {[h.name for h in holders]}"
+        if world.shape.beside:
+            first, second = list(world.holders.values())[:2]
+            if (first == second) is not (world.shape.beside == "together"):
+                return f"the services must be {world.shape.beside}: {first[0].name} and {second[0].name} have them"
         return ""

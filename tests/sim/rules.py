@@ -324,6 +324,21 @@ class AlwaysClean(Coordinator):
         return standing.model_copy(update={"clean": True}) if lost else standing
 
 
+class StaysBehind(Coordinator):
+    """A service stays where it is when the one goes with which it must be together."""
+
+    def _rejoin(self, duty: Duty, leader: Duty, now: float) -> float:
+        return inf
+
+
+class SideBySide(Coordinator):
+    """Services that must be apart are claimed beside each other."""
+
+    def _misplaced(self, duty: Duty) -> str:
+        why = super()._misplaced(duty)
+        return why if why == "together" else ""
+
+
 class TrustsOldOrder(Coordinator):
     """Doubles and late copies of messages count like new ones."""
 
@@ -390,11 +405,15 @@ RULES = (
     Broken("wire: waived only after a release of a good lease", Rules(AlwaysClean),
            {**CRASHES, "command": 10.0}, {**HOLD, "nodes": 3, "brokers": 1},
            covered="The rule above: between a lease's end and its late release lies another's claim, or a silence."),
+    Broken("together: where the one goes, the other goes", Rules(StaysBehind), {"command": 10.0, "kill": 5},
+           {"nodes": 2, "brokers": 1, "services": 2, "beside": "together"}),
+    Broken("apart: not claimed where the other is", Rules(SideBySide), {"command": 10.0, "kill": 5},
+           {"nodes": 2, "brokers": 1, "services": 2, "beside": "apart"}),
     Broken("doubles and late copies are ignored", Rules(TrustsOldOrder), {**RACES, "dup": 20.0}, STRICT),
 )  # fmt: skip
 
 
 def shape_of(broken: Broken, drawn: Shape) -> Shape:
     """The drawn shape, made what the rule needs."""
-    shape = replace(drawn, **broken.shape)
-    return replace(shape, services=1, rounds=2, rates=tuple(drawn.rates[i % len(drawn.rates)] for i in range(5)))
+    rates = tuple(drawn.rates[i % len(drawn.rates)] for i in range(5))
+    return replace(drawn, **{"services": 1, "beside": "", "rounds": 2, "rates": rates, **broken.shape})

@@ -34,6 +34,8 @@ class Shape:
     """The brokers are reached over the interface that has the addresses."""
     failback: float = 0.0
     """Seconds until an automatic failback; 0: by hand."""
+    beside: str = ""
+    """How the second service stands to the first: "together", "apart", or in no way."""
     rates: tuple[float, ...] = (1.0, 1.0)
     latency: float = 0.0005
     """One way between a node and a broker, in seconds."""
@@ -71,6 +73,8 @@ class Shape:
            hook refused (retry_most). Then quiet: a window. Addresses of dead agents lapse within it.
         4. Claims that get into each other's way, each with its time, its turn, and the probes before it.
         5. The hooks of the takeover, and the call that sets the address.
+
+        A second service that must be together with the first, or apart from it, waits for that one and then as long.
         """
         timing = self.timing
         ends = HOOK_TIMEOUT + 6 * self.hooks + 1.0
@@ -78,7 +82,8 @@ class Shape:
         waits = max(2 * timing.window, timing.retry_most) + timing.window
         claims = CLAIM_ROUNDS * (timing.claim_timeout + (self.nodes + 3) * timing.step + 0.4)
         takeover = 3 * self.hooks + 0.1
-        return ends + bus + waits + claims + takeover
+        once = waits + claims + takeover
+        return ends + bus + once + (ends + once if self.beside else 0.0)
 
 
 CLAIM_ROUNDS = 6
@@ -90,6 +95,7 @@ def config_of(nodes: int, brokers: int, services: int, shape: Shape) -> Config:
     """The configuration file of a shape."""
     names = [node_name(index) for index in range(nodes)]
     failback = {"failback": "auto", "failback_delay": f"{shape.failback:g}s"} if shape.failback else {}
+    beside = {"together": {"together_with": service_name(0)}, "apart": {"apart_from": [service_name(0)]}}
     return Config.model_validate(
         {
             "cluster": "sim",
@@ -103,7 +109,8 @@ def config_of(nodes: int, brokers: int, services: int, shape: Shape) -> Config:
                     "addresses": [f"10.0.1.{index + 1}/32"],
                     "interface": "eth0",
                     "nodes": names[index % nodes :] + names[: index % nodes],
-                    **failback,
+                    **(failback if shape.beside != "together" or not index else {}),
+                    **(beside.get(shape.beside, {}) if index == 1 else {}),
                     **({} if index % 2 else {"checks": {"page": {"file": "/page", "interval": f"{shape.beat:g}s"}}}),
                 }
                 for index in range(services)
@@ -134,7 +141,7 @@ TIMINGS = (
 TIMING_WEIGHTS = (14, 4, 2, 26, 12, 24, 10, 7, 2)
 SIZES = ((1, 1, 1), (2, 1, 1), (2, 1, 2), (3, 1, 1), (3, 1, 2), (2, 3, 1), (3, 3, 1), (3, 3, 2), (4, 3, 1), (5, 3, 2),
          (3, 5, 1), (5, 5, 1))  # fmt: skip
-SIZE_WEIGHTS = (1, 36, 6, 22, 4, 12, 8, 2, 2, 1, 1, 1)
+SIZE_WEIGHTS = (1, 33, 9, 20, 6, 12, 8, 2, 2, 1, 1, 1)
 """Nodes, brokers, services, and how often. Small clusters are cheap and fail in most of the ways; large ones cost ten
 times as much a second."""
 
@@ -155,6 +162,7 @@ def draw_shape(rng: Random) -> Shape:
         gateway=rng.random() < 0.3,
         bus_on_wire=rng.random() < 0.6,
         failback=rng.choice((0.0, 0.0, 3.0)),
+        beside=rng.choice(("", "together", "apart")) if services > 1 else "",
         rates=tuple(rng.choice((1.0 - DRIFT, 1.0, 1.0 + DRIFT)) for _ in range(nodes)),
         latency=rng.choice((0.0001, 0.0005, 0.002, 0.01)),
         loss=rng.choice((0.0, 0.0, 0.05) if holds else (0.0, 0.0, 0.05, 1.0)),

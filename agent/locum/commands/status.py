@@ -33,6 +33,9 @@ def status(config: Config, as_json: bool = False) -> int:
     return 0 if all(service["state"] == "active" for service in picture["services"].values()) else 1
 
 
+NOT_READY = "standby (not ready)"
+
+
 async def _hear(config: Config) -> tuple[dict[str, Beat], dict[str, NodeState], dict[str, str]]:
     """The newest beat and state of each node that is heard, and what is wrong with each broker (empty: nothing)."""
     beats: dict[str, Beat] = {}
@@ -75,6 +78,7 @@ def describe(config: Config, beats: dict[str, Beat], states: dict[str, NodeState
             **_hand(standings),
             "roles": {node: _role(standings.get(node)) for node in service.nodes},
         }
+    _place(config, services)
     nodes = {
         node: {
             "heard": True,
@@ -88,6 +92,25 @@ def describe(config: Config, beats: dict[str, Beat], states: dict[str, NodeState
         for node in config.nodes
     }
     return {"cluster": config.cluster, "services": services, "nodes": nodes}
+
+
+def _place(config: Config, services: dict[str, Any]) -> None:
+    """Says of who is not ready why that is as it should be, and of who has what it should not have."""
+    for name, service in services.items():
+        leader = config.services[name].together_with
+        with_it = services[leader]["holder"] if leader is not None else None
+        having = {services[other]["holder"]: other for other in config.strangers(name)}
+        for node, role in service["roles"].items():
+            if role == NOT_READY and leader is not None and node != with_it:
+                service["roles"][node] = f"standby (goes with {leader})"
+            elif role == NOT_READY and node in having:
+                service["roles"][node] = f"standby (has {having[node]})"
+        holder = service["holder"]
+        service["misplaced"] = ""
+        if None not in (holder, with_it) and holder != with_it:
+            service["misplaced"] = f"must be together with {leader}, which {with_it} has"
+        elif holder is not None and holder in having:
+            service["misplaced"] = f"must be apart from {having[holder]}"
 
 
 def _hand(standings: dict[str, Standing]) -> dict[str, Any]:
@@ -114,8 +137,7 @@ def _state(standings: dict[str, Standing], holding: list[str]) -> str:
 def _role(standing: Standing | None) -> str:
     if standing is None:
         return "not heard"
-    not_ready = standing.role is Role.STANDBY and not standing.ready
-    return f"{standing.role.value} (not ready)" if not_ready else standing.role.value
+    return NOT_READY if standing.role is Role.STANDBY and not standing.ready else standing.role.value
 
 
 def _services(beats: dict[str, Beat], node: str) -> Any:
@@ -153,6 +175,8 @@ def notes(picture: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for name, service in picture["services"].items():
         for other in service["also"]:
             yield f"{name}: {other} says that it holds it too, at an older epoch", "red"
+        if service["misplaced"]:
+            yield f"{name}: {service['misplaced']}", "yellow"
         if service["paused"]:
             how = (
                 f"paused: only {service['keeper']} may hold it" if service["keeper"] else "released: nobody may hold it"

@@ -5,7 +5,7 @@ import contextlib
 import signal
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -22,6 +22,11 @@ from locum.messages import Beat, Event, Message, NodeState
 EVENTS_MOST = 200
 SEEN_MOST = 2_000
 """Events whose number is remembered, so that one heard from several brokers is shown once."""
+EVENTS_LEAST = 3
+SAID_MOST = 6
+"""Lines for what is out of the ordinary."""
+NAMED_MOST = 6
+"""With more services than that, a node's roles are counted and not named."""
 FRAMES_A_SECOND = 4
 RECONNECT_SECONDS = 1.0
 COLOURS = {
@@ -72,22 +77,29 @@ class Picture:
     def show(self, now: float, lines: int) -> RenderableType:
         """All of it, in at most so many lines."""
         picture = describe(self.config, self.live(now), self.states)
+        room = max(3, lines - len(self.trouble) - len(picture["nodes"]) - EVENTS_LEAST - SAID_MOST - 9)
+        shown = min(len(picture["services"]), room)
         above: list[RenderableType] = [
             Text.assemble((f"{self.config.cluster}", "bold"), f"   {time.strftime('%H:%M:%S')}   Ctrl-C ends"),
             *(Text(line, style="red") for line in self.trouble),
             Text(""),
-            self._services(picture),
+            self._services(picture, shown),
             Text(""),
             self._nodes(picture, now),
         ]
         said = [_line(text, style) for text, style in notes(picture)]
-        used = 4 + len(self.trouble) + len(picture["services"]) + 1 + len(picture["nodes"]) + 1 + len(said)
-        events = list(self.events)[-max(3, lines - used - 2) :]
+        if len(said) > SAID_MOST:
+            said = [*said[: SAID_MOST - 1], _line(f"and {len(said) - SAID_MOST + 1} more: see locum status", "yellow")]
+        used = 6 + len(self.trouble) + shown + (shown < len(picture["services"])) + len(picture["nodes"]) + len(said)
+        events = list(self.events)[-max(EVENTS_LEAST, lines - used - 2) :]
         return Group(*above, *said, Text(""), *(self._event(event) for event in events))
 
-    def _services(self, picture: dict[str, Any]) -> Table:
+    def _services(self, picture: dict[str, Any], most: int) -> Table:
+        """All of them; where there are more than fit, first those that are not well."""
         table = _table("service", "holder", "state", "epoch", "addresses")
-        for name, service in picture["services"].items():
+        services = sorted(picture["services"].items(), key=lambda item: item[1]["state"] == "active")
+        shown = dict(services[:most]) if len(services) > most else picture["services"]
+        for name, service in shown.items():
             state = service["state"]
             colour = COLOURS.get(state, "red")
             more = len(service["addresses"]) - 1
@@ -95,17 +107,22 @@ class Picture:
             table.add_row(
                 name, service["holder"] or "-", f"[{colour}]{state}[/]", str(service["epoch"] or "-"), addresses
             )
+        hidden = services[most:]
+        if hidden:
+            states = Counter(service["state"] for _, service in hidden)
+            table.add_row(f"+{len(hidden)}", "", ", ".join(f"{number} {state}" for state, number in states.items()))
         return table
 
     def _nodes(self, picture: dict[str, Any], now: float) -> Table:
         table = _table("node", "beat", "roles")
         for node in picture["nodes"]:
             held = {name: service["roles"].get(node, "not heard") for name, service in picture["services"].items()}
-            roles = "  ".join(
-                f"{escape(name)} [{COLOURS.get(role.split()[0], 'default')}]{role}[/]"
-                for name, role in held.items()
-                if role != "not heard"
-            )
+            if len(held) > NAMED_MOST:
+                counted = Counter(role for role in held.values() if role != "not heard")
+                roles = "  ".join(f"{number} {_coloured(role)}" for role, number in counted.most_common())
+            else:
+                named = ((name, role) for name, role in held.items() if role != "not heard")
+                roles = "  ".join(f"{escape(name)} {_coloured(role)}" for name, role in named)
             if node in self.heard_at:
                 ago = now - self.heard_at[node]
                 late = ago > 1.5 * self.config.timing.beat + 1 / FRAMES_A_SECOND
@@ -122,6 +139,10 @@ class Picture:
         facts = event.data.get("why") or event.data.get("reason") or event.data.get("name") or ""
         told = f"{event.time[11:19]} {who}{node} {kind}" + (f": {facts}" if facts else "")
         return _line(told, COLOURS.get(kind, "default"))
+
+
+def _coloured(role: str) -> str:
+    return f"[{COLOURS.get(role.split()[0], 'default')}]{role}[/]"
 
 
 def _table(*columns: str) -> Table:
