@@ -45,6 +45,7 @@ from locum.messages import Beat, Command, Event, Message, NodeState, ServiceStat
 from locum.notify import Notifier
 from locum.ports import Step
 from locum.timing import EPOCHS_PER_SECOND
+from locum.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +124,7 @@ class Agent:
             followed=lambda service: self.coordinator.followed(service, clock.now()),
         )
         self.checks = self._checks(config)
+        self.watchdog: Watchdog | None = None
         self.memory: dict[str, Any] | None = None
         """After `run`, if another program is to take this one's place: what it must know to go on."""
         self._started_anew = memory is not None
@@ -157,6 +159,7 @@ class Agent:
                 async with self.bus.open(), asyncio.TaskGroup() as self._tasks:
                     self.attendant.start()
                     self.checks.start(self._fit())
+                    minding = self._start(self._mind_watchdog())
                     self._feeding = False
                     self.feed(ports.Tick())
                     for interface in self.wires:
@@ -177,7 +180,9 @@ class Agent:
                             "events": self._events,
                             "undelivered": {one.url: one.undelivered() for one in self.bus.connections},
                         }
-                    for task in [*self._steps.values(), *([self._changing] if self._changing else [])]:
+                    if self.memory is not None or not self._used():
+                        self._disarm()
+                    for task in [minding, *self._steps.values(), *([self._changing] if self._changing else [])]:
                         task.cancel()
             finally:
                 if self._timer is not None:
@@ -224,6 +229,50 @@ class Agent:
         self.notifier.stopping()
         log.info("%s: releasing %s", name, "at once" if again else "in order")
         self.feed(ports.Stop(at_once=again))
+
+    # -- the watchdog -------------------------------------------------------------------------------------------------
+
+    def _used(self) -> list[float]:
+        """Until when this node may use the services that have a watchdog, those that it uses now."""
+        watched = (name for name, service in self.services.items() if service.watchdog is not None)
+        untils = (self.coordinator.usable_until(name) for name in watched if name in self.coordinator.duties)
+        return [until for until in untils if until is not None]
+
+    def _arm(self, device: Path) -> None:
+        """Raises OSError."""
+        if self.watchdog is None or not self.watchdog.armed:
+            self.watchdog = Watchdog(device, self.coordinator.timing.watchdog)
+            self.watchdog.arm()
+            log.info("watchdog %s armed: %d s", device, self.watchdog.seconds)
+
+    def _disarm(self) -> None:
+        if self.watchdog is not None and self.watchdog.armed:
+            self.watchdog.disarm()
+            log.info("watchdog %s disarmed", self.watchdog.path)
+
+    async def _mind_watchdog(self) -> None:
+        """Feeds the device while a watched service is used here, and only as long as the lease outlasts the feeding.
+
+        From this loop and no thread: one that hangs must not be fed.
+        """
+        told = ""
+        while True:
+            used = self._used()
+            devices = [service.watchdog for service in self.services.values() if service.watchdog is not None]
+            try:
+                if used and devices:
+                    self._arm(devices[0])  # it may be used from before: a reload, or a start in place
+                    assert self.watchdog is not None
+                    if clock.now() + self.watchdog.seconds <= min(used):
+                        self.watchdog.feed()
+                else:
+                    self._disarm()
+                told = ""
+            except OSError as error:
+                if str(error) != told:
+                    told = str(error)
+                    log.error("%s", error)
+            await asyncio.sleep(self.coordinator.timing.watchdog / 8)
 
     # -- another configuration, another program -----------------------------------------------------------------------
 
@@ -601,8 +650,14 @@ class Agent:
                 case Step.DROP:
                     outcome = await self.kernel.remove(service.interface, service.addresses)
                     ok, detail = outcome.gone, str(outcome)
+                case Step.PRE_ACQ if service.watchdog is not None:
+                    self._arm(service.watchdog)  # what could not be released for certain is not taken
+                    ok, detail = await self.attendant.phase(run)
                 case _:
                     ok, detail = await self.attendant.phase(run)
+        except OSError as error:
+            log.error("%s: %s: %s", run.service, run.step.value, error)
+            ok, detail = False, str(error)
         except Exception as error:  # a fault of ours must not leave a service half way
             log.exception("%s: %s", run.service, run.step.value)
             ok, detail = False, f"{type(error).__name__}: {error}"

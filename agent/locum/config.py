@@ -264,6 +264,8 @@ class Service(Section):
     """It goes where this service goes."""
     apart_from: Annotated[list[Name], Field(max_length=SERVICES_MOST)] = []
     """No node has it and one of these at once."""
+    watchdog: Annotated[Path, BeforeValidator(_folder)] | None = None
+    """A device that resets the machine if the service is not released in time."""
     hooks_dir: Annotated[Path, BeforeValidator(_folder)] = Path("/etc/locum/hooks")
     hook_timeout: Duration = 60.0
     """Each hook gets this long."""
@@ -407,6 +409,8 @@ def _contradictions(config: Config) -> list[str]:
         if service.hook_timeout <= 0:
             found.append(f"{where}.hook_timeout: must be more than nothing")
         found += _check_contradictions(where, service)
+        if service.watchdog is not None:
+            found += _watchdog_contradictions(config, where, service.watchdog)
         found += _placing_contradictions(config, name, service)
         found += [
             f"{where}.hooks.{hook}.timeout: must be more than nothing"
@@ -422,6 +426,19 @@ def _contradictions(config: Config) -> list[str]:
         elif len(config.nodes) > 1 and (at in ("localhost", "::1") or at.startswith("127.")):
             found.append(f"{where}: {at} is another broker on every node; give the address of one machine")
     return found
+
+
+def _watchdog_contradictions(config: Config, where: str, device: Path) -> list[str]:
+    first = next(service.watchdog for service in config.services.values() if service.watchdog is not None)
+    if device != first:
+        return [f"{where}.watchdog: another service names {first}; a machine needs one"]
+    timing = config.durations()
+    if timing.watchdog_slack < 2 * timing.beat:
+        return [
+            f"{where}.watchdog: a lease of {timing.lease:g}s leaves {timing.watchdog_slack:.2g}s for late beats beside "
+            f"the {timing.watchdog}s that the device waits: less than two beats. Make it longer, or the beat shorter"
+        ]
+    return []
 
 
 def _placing_contradictions(config: Config, name: str, service: Service) -> list[str]:

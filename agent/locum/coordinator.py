@@ -960,9 +960,8 @@ class Coordinator:
                 return due
         lease, timing = duty.lease, self.timing
         confirmed_at = lease.confirmed_at()
-        base, echoed = confirmed_at, False
-        if self.config.holds and duty.has_address and self._echo_at > base:
-            base, echoed = self._echo_at, True
+        base = self._base(duty)
+        echoed = base > confirmed_at
         if lease.superseded():
             self._fire(duty, On.LOST, now, reason="superseded")
             return now
@@ -1003,6 +1002,21 @@ class Coordinator:
             elif duty.service.failback == "auto":
                 due = min(due, self._fail_back(duty, now))
         return min(due, base + timing.lease)
+
+    def _base(self, duty: Duty) -> float:
+        """The moment on which the right to the service rests: when what was confirmed last was sent."""
+        confirmed_at = duty.lease.confirmed_at()
+        return max(confirmed_at, self._echo_at) if self.config.holds and duty.has_address else confirmed_at
+
+    def usable_until(self, service: str) -> float | None:
+        """Until when this node may use the service by what is known now; None if it does not use it.
+
+        It uses it from the first hook of the takeover to the last one of the release.
+        """
+        duty = self.duties[service]
+        if duty.role not in (Role.ACQUIRING, Role.ACTIVE, Role.RELEASING):
+            return None
+        return -inf if duty.lease.superseded() else self._base(duty) + self.timing.window - self.timing.margin
 
     def _second_opinion(self, duty: Duty, now: float, confirmed_at: float) -> float:
         """Under `hold`: asks for an echo while the brokers do not confirm. Returns when to look again."""

@@ -5,6 +5,7 @@ rates do. `margin` covers a difference of rates of 0.4 %; clocks that NTP discip
 """
 
 from dataclasses import dataclass, field
+from math import floor
 
 LATENESS = 0.48
 """By how much the kernel, and what else is late at the holder's, may be late: part of the guard."""
@@ -38,6 +39,9 @@ SHORTEST_LEASE = 1.0
 
 FEWEST_BEATS = 3
 """Beats that must fit into a lease: one may be lost, and the next one late, without harm."""
+
+WATCHDOG_LONGEST = 60
+"""Seconds. Many a device can count no further."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,3 +83,14 @@ class Timing:
         put(self, "step", 0.05)
         put(self, "stall", self.beat * MISSED)
         put(self, "wire_rest", min(self.beat / 2, 0.25))
+
+    @property
+    def watchdog(self) -> int:
+        """Whole seconds after which a watchdog that is not fed resets the machine: half of the time for which a service
+        may be used without confirmation. It is fed only if the rest of that time is as long."""
+        return min(WATCHDOG_LONGEST, max(1, floor((self.window - self.margin) / 2)))
+
+    @property
+    def watchdog_slack(self) -> float:
+        """How old the latest confirmed beat may be for the watchdog to be fed."""
+        return self.window - self.margin - self.watchdog

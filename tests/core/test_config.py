@@ -262,6 +262,20 @@ BAD |= {
         "must be able to go with it",
     ),
 }
+DOG = 'watchdog = "/dev/watchdog"'
+BAD |= {
+    "a watchdog that depends on where one stands": (placed('watchdog = "dog"'), "services.mail.watchdog: ", "/"),
+    "two watchdogs": (
+        placed(DOG, 'watchdog = "/dev/watchdog1"'),
+        "services.db.watchdog: another service names /dev/watchdog;",
+        "a machine needs one",
+    ),
+    "a watchdog beside beats that may be late": (
+        placed(DOG).replace('"500ms"', '"1200ms"').replace('"2s"', '"3600ms"'),
+        "services.mail.watchdog: a lease of 3.6s leaves 2.1s for late beats",
+        "less than two beats",
+    ),
+}
 
 
 def test_together_and_apart_are_known_from_both_sides() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 
+from locum import watchdog
 from locum.address import look
 from locum.agent import missing_rights
 from locum.commands.listener import listening, unreachable
@@ -27,6 +28,8 @@ def check(config: Config, node: str) -> int:
             for text in hook_problems(service.hooks_dir, name, [str(address) for address in service.addresses])
         ]
         found += [f"{name}: {text}" for text in ready.problems(service)]
+        if service.watchdog is not None:
+            found += [f"{name}: {text}" for text in [watchdog.problem(service.watchdog)] if text]
     found += asyncio.run(_brokers(config))
     missing = missing_rights()
     if missing:
