@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.cluster import ADDRESS, Cluster, since_now
+from tests.e2e.test_many import gaps_of_switchovers
 from tests.e2e.test_rest import cpu_seconds, resident_bytes
 from tests.namespaces import NEEDS_NAMESPACES
 
@@ -82,8 +83,16 @@ def rounds(
     return gaps, backs
 
 
-def test_figures(cluster: Cluster) -> None:
+def test_figures(make_cluster: Callable[..., Cluster]) -> None:
     table = Table()
+    many = make_cluster(addresses=[f"10.0.0.{number}/24" for number in range(101, 201)])
+    many.up()
+    hundred = [max(gaps) * UNIT for gaps in gaps_of_switchovers(many, ROUNDS)]
+    for agent in many.agents.values():
+        agent.terminate()
+        agent.wait()
+    many.stop_broker()
+    cluster = make_cluster()
     starts = []
     for _ in range(ROUNDS):
         subscriber = cluster.subscriber("beat/beta")
@@ -107,6 +116,7 @@ def test_figures(cluster: Cluster) -> None:
     table.add("SIGTERM to the holder: longest gap", 50, gaps)
     gaps, _ = rounds(cluster, lambda name: switch(cluster), lambda name: None)
     table.add("`locum switchover`: longest gap", 50, gaps)
+    table.add("`locum switchover` of 100 addresses: longest gap", 100, hundred)
     _, backs = rounds(cluster, lambda name: cluster.signal(name, signal.SIGKILL), restart)
     table.add("SIGKILL of the holder's agent: service back after", 3200, backs)
 

@@ -14,8 +14,18 @@ def test_a_hundred_addresses_move_together(make_cluster) -> None:  # type: ignor
     addresses = [f"10.0.0.{number}" for number in range(101, 201)]
     cluster: Cluster = make_cluster(addresses=[f"{address}/24" for address in addresses])
     cluster.up()
-    longest = []
-    for holder in ("beta", "alpha", "beta"):
+    longest = gaps_of_switchovers(cluster, 3)
+    for gaps in longest:
+        print("figure: a switchover of 100 addresses: " + ", ".join(f"{gap * 1000:.0f} ms" for gap in gaps))
+    assert min(max(gaps) for gaps in longest) < 1.0, "moved, not lost"
+    cluster.never_two()
+
+
+def gaps_of_switchovers(cluster: Cluster, rounds: int) -> list[tuple[float, float]]:
+    """The client's longest gaps, in seconds, at the first and the last of the addresses. alpha holds it at first."""
+    addresses, longest = cluster.addresses, []
+    for number in range(rounds):
+        holder = ("beta", "alpha")[number % 2]
         with cluster.asking(addresses[0]) as first, cluster.asking(addresses[-1]) as last:
             time.sleep(0.3)
             done = cluster.locum(cluster.client, "switchover", "web")
@@ -24,10 +34,7 @@ def test_a_hundred_addresses_move_together(make_cluster) -> None:  # type: ignor
             longest.append((first.stop().longest_gap(), last.stop().longest_gap()))
         assert cluster.held_by(holder) == holder
         wait(lambda: cluster.locum(cluster.client, "status").stdout.count("not ready") == 0, 20)
-    for gaps in longest:
-        print("figure: a switchover of 100 addresses: " + ", ".join(f"{gap * 1000:.0f} ms" for gap in gaps))
-    assert min(max(gaps) for gaps in longest) < 1.0, "moved, not lost"
-    cluster.never_two()
+    return longest
 
 
 NODES = ("alpha", "beta", "gamma", "delta", "epsilon")
