@@ -529,3 +529,70 @@ def test_who_does_not_hold_it_defends_nothing() -> None:
     rim.out.clear()
     rim.feed(ports.Contested("web", "02:00:00:00:00:99", "10.0.0.100"))
     assert ports.Announce("web") not in rim.out and emitted(rim, "conflict") == []
+
+
+# -- what a run of mutants found untested -------------------------------------------------------------------------
+
+
+def test_a_paused_holder_that_stops_tells_its_epoch_and_holds_nothing_any_more() -> None:
+    rim = active(config().model_copy(update={"on_bus_loss": "hold"}))
+    order(rim, "pause")
+    epoch = rim.duty.lease.epoch
+    rim.out.clear()
+    rim.feed(ports.Stop(at_once=False))
+    (left,) = emitted(rim, "left")
+    assert left["epoch"] == epoch and not rim.duty.published
+    (told,) = emitted(rim, "paused")
+    assert "peer" not in told and told["reason"] == "pause"
+
+
+def test_a_drained_holders_next_beat_goes_at_once() -> None:
+    rim = standby()
+    rim.live(1.0)
+    rim.out.clear()
+    order(rim, "drain", node="alpha")
+    assert any(isinstance(one, ports.SendBeat) for one in rim.out)
+
+
+def test_a_release_is_about_the_record_that_is_known() -> None:
+    rim = standby()
+    rim.feed(ports.ServiceHeard(0, ServiceState(service="web", holder=None, epoch=3)))
+    rim.duty.lease.learn(70)
+    rim.out.clear()
+    lay(rim, 1)
+    (record,) = [one for one in rim.out if isinstance(one, ports.PublishService)]
+    assert (record.holder, record.epoch) == (None, 3)
+
+
+def test_one_that_is_paused_by_command_carries_no_number_of_it_into_its_release() -> None:
+    rim = active()
+    order(rim, "pause", id="c1")
+    assert rim.duty.asked_by == ""
+    order(rim, "resume", id="c2")
+    order(rim, "release", id="c3")
+    assert emitted(rim, "releasing")[-1]["command"] == "c3"
+
+
+def test_a_service_that_is_new_in_a_configuration_can_be_taken() -> None:
+    rim = Rim(config('\n[services.mail]\naddresses = ["10.0.0.101/24"]\ninterface = "eth0"\nnodes = ["beta"]\n'))
+    rim.feed(ports.LinkChanged("eth0", True))
+    rim.feed(ports.BrokerUp(0))
+    more = '\n[services.mail]\naddresses = ["10.0.0.101/24"]\ninterface = "eth0"\nnodes = ["alpha"]\n'
+    rim.feed(ports.Adopt(config(more)))
+    mail = rim.node.duties["mail"]
+    assert mail.service is rim.node.config.services["mail"] and mail.lease.me == "alpha/1"
+
+
+def test_a_program_that_serves_less_than_the_one_before_goes_on_with_the_rest() -> None:
+    rim = active()
+    memory = json.loads(json.dumps(rim.node.memory(rim.now)))
+    memory["services"] = {"gone": memory["services"]["web"], **memory["services"]}
+    node = Coordinator(rim.node.config, "alpha", memory["boot"], now=rim.now, rng=Random(2), floor=3, memory=memory)
+    assert node.duties["web"].role is Role.ACTIVE and node.duties["web"].last_holder == "alpha"
+
+
+def test_a_standby_that_is_started_anew_owns_no_register() -> None:
+    rim = standby()
+    rim.live(1.0)
+    next_ = anew(rim)
+    assert all(view.holder != next_.node.boot for view in next_.duty.lease.views)
