@@ -9,7 +9,7 @@ from locum import ports
 from locum.config import Config
 from locum.coordinator import Coordinator
 from locum.messages import Beat, Command, Role, Standing
-from tests.core.test_coordinator import Rim, acquiring, active, claiming, config, fault, releasing, standby
+from tests.core.test_coordinator import Rim, acquiring, active, claiming, config, emitted, fault, releasing, standby
 
 SECOND = '\n[services.mail]\naddresses = ["10.0.0.101/24"]\ninterface = "eth1"\nnodes = ["alpha", "beta"]\n'
 TOGETHER, APART = SECOND + 'together_with = "web"\n', SECOND + 'apart_from = ["web"]\n'
@@ -328,3 +328,24 @@ def test_a_service_that_another_has_taken_may_not_be_used_at_all() -> None:
     rim = active()
     rim.duty.lease.hear(0, "beta/1", rim.duty.lease.epoch + 1, True, rim.now, -math.inf, False, False)
     assert rim.node.usable_until("web") == -math.inf
+
+
+# -- what a run of mutants found untested --------------------------------------------------------------------------
+
+
+def test_a_reload_that_sets_together_what_was_not_makes_the_one_that_leads_unfit() -> None:
+    two = Two(SECOND)
+    two.feed(ports.Fitness("mail", False, "page: refused"))
+    assert two.node.duties["web"].fit
+    two.feed(ports.Adopt(config(TOGETHER)))
+    web = two.node.duties["web"]
+    assert not web.fit and web.unfit_since == two.now and two.role("web") is Role.FAULT
+
+
+def test_why_a_node_is_fit_again_is_told_whatever_it_was_in_fault_for() -> None:
+    rim = fault()
+    rim.feed(ports.Fitness("web", False, "page: refused"))
+    rim.feed(ports.LinkChanged("eth0", True))
+    assert rim.role is Role.FAULT
+    rim.feed(ports.Fitness("web", True))
+    assert [told["reason"] for told in emitted(rim, "standby")][-1:] == ["check"]

@@ -8,7 +8,7 @@ from locum import ports
 from locum.coordinator import FAILBACK_MOST, WHY_MOST
 from locum.messages import NodeState, Role
 from locum.ports import Step
-from tests.core.test_coordinator import Rim, active, claiming, config, emitted, standby, started
+from tests.core.test_coordinator import Rim, acquiring, active, claiming, config, emitted, standby, started
 from tests.core.test_mutants import ask, events, of_three
 
 # -- what an event says -------------------------------------------------------------------------------------------
@@ -534,3 +534,64 @@ def test_a_kernel_that_cannot_be_asked_after_a_sleep_has_a_whole_window_to_end_i
     timing = rim.node.timing
     assert woke + timing.window + timing.guard <= rim.now <= woke + timing.window + timing.guard + 0.5
     assert len(emitted(rim, "failed")) > 10
+
+
+def test_a_kernel_that_refuses_in_the_middle_of_a_move_has_a_whole_window_too() -> None:
+    rim = active()
+    rim.hear(Role.STANDBY, ready=True)
+    ask(rim)
+    while rim.duty.step is not Step.DROP:
+        rim.answer()
+    began = rim.now
+    while not emitted(rim, "dropped"):
+        rim.answer(ok=False)
+        rim.feed(ports.Tick(), 0.05)
+        rim.echo()
+        assert rim.now < began + 10.0
+    timing = rim.node.timing
+    assert rim.now >= began + timing.window + timing.guard
+
+
+def test_a_postacq_that_failed_is_no_reason_to_hide_why_it_is_released_later() -> None:
+    rim = acquiring()
+    while rim.role is Role.ACQUIRING:
+        rim.answer(ok=rim.duty.step is not Step.POST_ACQ)
+        rim.echo()
+    assert emitted(rim, "failed")[-1]["step"] == "PostAcq"
+    rim.hear(Role.STANDBY, ready=True)
+    ask(rim)
+    rim.live(0.5)
+    beat = [one.beat for one in rim.out if isinstance(one, ports.SendBeat)][-1]
+    assert beat.services["web"].reason == "switchover"
+
+
+def test_an_unfit_holder_that_nobody_confirms_moves_nothing() -> None:
+    rim = active()
+    rim.hear(Role.STANDBY, ready=True)
+    rim.duty.unconfirmed = True
+    rim.duty.fit, rim.duty.unfit_since = False, rim.now - 100.0
+    rim.node._yield(rim.duty, rim.now)
+    assert rim.role is Role.ACTIVE
+    rim.duty.unconfirmed, rim.duty.step = False, Step.POST_ACQ
+    rim.node._yield(rim.duty, rim.now)
+    assert rim.role is Role.ACTIVE
+
+
+def test_the_first_beat_of_a_node_that_was_said_to_have_stopped_tells_no_time() -> None:
+    rim = started()
+    rim.feed(ports.NodeHeard(0, NodeState(node="beta", state="offline", reason="stopped")))
+    rim.hear(Role.STANDBY)
+    assert emitted(rim, "back") == [{}]
+
+
+def test_a_takeover_under_way_is_not_handed_back_before_it_is_through() -> None:
+    text = config(failback="auto", failback_delay="1s").model_copy(deep=True)
+    text.services["web"].nodes.reverse()
+    rim = started(text)
+    rim.duty.lease.claim(rim.now)
+    rim.duty.role, rim.duty.role_since, rim.duty.step = Role.ACQUIRING, rim.now - 10.0, Step.PRE_ACQ
+    rim.role = Role.ACQUIRING
+    rim.node.peers["beta"].fit_since["web"] = rim.now - 10.0
+    rim.hear(Role.STANDBY, ready=True)
+    rim.node._keep(rim.duty, rim.now)
+    assert rim.duty.peer == "" and not rim.duty.failing_back

@@ -596,3 +596,26 @@ def test_a_standby_that_is_started_anew_owns_no_register() -> None:
     rim.live(1.0)
     next_ = anew(rim)
     assert all(view.holder != next_.node.boot for view in next_.duty.lease.views)
+
+
+def test_who_holds_nothing_removes_nothing_when_it_stops() -> None:
+    rim = standby()
+    rim.live(1.0)
+    rim.out.clear()
+    rim.feed(ports.Stop(at_once=False))
+    assert not any(isinstance(one, ports.DropNow) for one in rim.out)
+
+
+def test_an_end_of_a_drain_is_never_refused() -> None:
+    rim = active()
+    order(rim, "undrain", node="alpha")
+    assert not emitted(rim, "refused") and not rim.node.drained
+
+
+def test_what_a_record_tells_of_a_hand_is_passed_on_with_the_time() -> None:
+    rim = standby()
+    rim.out.clear()
+    hand = Hand(number=1, paused=True, keeper=None)
+    rim.feed(ports.ServiceHeard(0, ServiceState(service="web", holder=None, epoch=3, hand=hand)))
+    (record,) = [one for one in rim.out if isinstance(one, ports.PublishService)]
+    assert record.since == rim.now and record.hand == hand
