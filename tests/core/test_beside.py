@@ -127,6 +127,12 @@ def test_it_goes_after_the_one_with_which_it_must_be_together() -> None:
     assert two.node.duties["mail"].role_since == two.now
 
 
+def test_why_it_may_not_be_claimed_here() -> None:
+    two = gone_to_beta(NOT_READY)
+    mail = two.node.duties["mail"]
+    assert two.node._misplaced(mail) == "together"
+
+
 def test_it_stays_until_the_other_node_is_ready_for_it() -> None:
     two = gone_to_beta(NOT_READY)
     assert two.role("mail") is Role.ACTIVE

@@ -6,7 +6,7 @@ import pytest
 
 from locum import ports
 from locum.coordinator import FAILBACK_MOST, WHY_MOST
-from locum.messages import NodeState, Role
+from locum.messages import Hand, NodeState, Role
 from locum.ports import Step
 from tests.core.test_coordinator import Rim, acquiring, active, claiming, config, emitted, standby, started
 from tests.core.test_mutants import ask, events, of_three
@@ -540,6 +540,9 @@ def test_a_kernel_that_refuses_in_the_middle_of_a_move_has_a_whole_window_too() 
     rim = active()
     rim.hear(Role.STANDBY, ready=True)
     ask(rim)
+    for _ in range(100):  # the hook before it takes five seconds
+        rim.feed(ports.Tick(), 0.05)
+        rim.echo()
     while rim.duty.step is not Step.DROP:
         rim.answer()
     began = rim.now
@@ -570,11 +573,12 @@ def test_an_unfit_holder_that_nobody_confirms_moves_nothing() -> None:
     rim.hear(Role.STANDBY, ready=True)
     rim.duty.unconfirmed = True
     rim.duty.fit, rim.duty.unfit_since = False, rim.now - 100.0
+    assert rim.node._heir(rim.duty, rim.now) == "beta"
     rim.node._yield(rim.duty, rim.now)
-    assert rim.role is Role.ACTIVE
+    assert rim.duty.role is Role.ACTIVE
     rim.duty.unconfirmed, rim.duty.step = False, Step.POST_ACQ
     rim.node._yield(rim.duty, rim.now)
-    assert rim.role is Role.ACTIVE
+    assert rim.duty.role is Role.ACTIVE
 
 
 def test_the_first_beat_of_a_node_that_was_said_to_have_stopped_tells_no_time() -> None:
@@ -595,3 +599,52 @@ def test_a_takeover_under_way_is_not_handed_back_before_it_is_through() -> None:
     rim.hear(Role.STANDBY, ready=True)
     rim.node._keep(rim.duty, rim.now)
     assert rim.duty.peer == "" and not rim.duty.failing_back
+
+
+# -- why, and when ------------------------------------------------------------------------------------------------
+
+
+def test_a_beat_that_had_to_wait_for_its_turn_is_asked_for() -> None:
+    rim = standby()
+    rim.node._spare_beat_at = rim.now + 0.015
+    rim.node._changed = True
+    assert rim.node.next_at() <= rim.now + 0.015
+
+
+def test_a_claim_that_an_operator_stops_says_why() -> None:
+    rim = claiming()
+    rim.hear(Role.STANDBY, hand=Hand(number=3, paused=True))
+    rim.feed(ports.Tick(), 0.01)
+    assert emitted(rim, "paused")[-1]["reason"] == "pause"
+
+
+def test_what_is_retired_is_paused_for_a_reload() -> None:
+    rim = standby()
+    rim.feed(ports.Retire(("web",)))
+    rim.feed(ports.Tick(), 0.01)
+    assert emitted(rim, "paused")[-1]["reason"] == "reload"
+
+
+def test_a_standby_passes_on_what_it_heard_of_an_operator() -> None:
+    rim = standby()
+    hand = Hand(number=3)
+    rim.hear(Role.STANDBY, hand=hand)
+    rim.live(1.0)
+    beat = [one.beat for one in rim.out if isinstance(one, ports.SendBeat)][-1]
+    assert (beat.services["web"].role, beat.services["web"].hand) == (Role.STANDBY, hand)
+
+
+def test_a_service_that_is_new_where_the_interface_is_down_says_so() -> None:
+    rim = Rim()
+    rim.feed(ports.LinkChanged("eth0", False))
+    node, now = rim.node, rim.now
+    more = '\n[services.mail]\naddresses = ["10.0.0.101/24"]\ninterface = "eth0"\nnodes = ["alpha"]\n'
+    out = [*node.step(now, ports.Adopt(config(more))), *node.step(now, ports.Tick())]
+    (told,) = [one.data for one in out if isinstance(one, ports.Emit) and (one.subject, one.type) == ("mail", "fault")]
+    assert told["reason"] == "link"
+
+
+def test_an_address_that_goes_where_it_was_not_held_is_nothing() -> None:
+    rim = standby()
+    rim.out.clear()
+    assert rim.feed(ports.AddressGone("web", "10.0.0.100 is gone")) == []
