@@ -8,7 +8,6 @@ probes, echoes, hooks), whose end is an input again.
 import asyncio
 import contextlib
 import logging
-import secrets
 import signal
 import time
 from collections import deque
@@ -19,7 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from locum import __version__, clock, echo, ports
+from locum import __version__, access, clock, echo, ports
 from locum.address import (
     AddressChanged,
     Answer,
@@ -44,6 +43,8 @@ from locum.hooks.text import one_line
 from locum.messages import Beat, Command, Event, Message, NodeState, ServiceState
 from locum.notify import Notifier
 from locum.ports import Step
+from locum.replay import new_boot
+from locum.signing import Keys
 from locum.timing import EPOCHS_PER_SECOND
 from locum.watchdog import Watchdog
 
@@ -91,7 +92,7 @@ class Agent:
         self.notifier = notifier or Notifier()
         self.config = config
         self.node = node
-        self.boot = memory["boot"] if memory else f"{node}/{secrets.token_hex(6)}"
+        self.boot = memory["boot"] if memory else new_boot(node, time.time())
         self.services = config.services_of(node)
         self.coordinator = Coordinator(
             config,
@@ -106,7 +107,9 @@ class Agent:
         self.bus = Bus(
             config,
             node,
+            self.boot,
             self._node_state(node, online=False, reason="lost"),
+            keys=access.signing_keys(config),
             on_up=lambda broker: self.feed(ports.BrokerUp(broker)),
             on_down=lambda broker: self.feed(ports.BrokerDown(broker)),
             on_message=self._take_in,
@@ -310,6 +313,8 @@ class Agent:
         path = self.config.path
         config = await aside(lambda: ready.read(path), timeout=READ_SECONDS)
         config.require_node(self.node)
+        await aside(lambda: access.require(config), timeout=READ_SECONDS)
+        keys = await aside(lambda: access.signing_keys(config), timeout=READ_SECONDS)
         fixed = [key for key in FIXED if getattr(config, key) != getattr(self.config, key)]
         if fixed:
             why = "cannot change while agents run; stop them on all nodes, and start them with it"
@@ -319,15 +324,16 @@ class Agent:
         self.feed(ports.Retire(tuple(going)))
         await self._rest()
         changed = sorted(name for name in self.services.keys() | new if self.services.get(name) != new.get(name))
-        await self._adopt(config)
+        await self._adopt(config, keys)
         self._tell(
             self.node, "reloaded", {"changed": ", ".join(changed), "config": config.digest(), "command": command}
         )
 
-    async def _adopt(self, config: Config) -> None:
+    async def _adopt(self, config: Config, keys: Keys | None) -> None:
         before, watched = self.services, _interfaces(self.services)
         self.config, self.services = config, config.services_of(self.node)
         self.bus.config = config
+        self.bus.keys = keys
         interfaces = _interfaces(self.services)
         for interface in watched - interfaces:
             self.wires.pop(interface).close()
@@ -417,6 +423,8 @@ class Agent:
             case NodeState():
                 if message.node in self.config.nodes:
                     stopped = message.state == "offline" and message.reason == "stopped"
+                    # Signed once, it may be an old one; of two mistakes, a machine that is fenced is the smaller one.
+                    stopped = stopped and (self.bus.keys is None or self.bus.replays.believed(message))
                     self._said_stopped[broker, message.node] = stopped
                 self.feed(ports.NodeHeard(broker, message, retained))
             case Command():
@@ -490,6 +498,8 @@ class Agent:
     def _carry_out(self, output: ports.Output) -> None:
         match output:
             case ports.SendBeat(beat):
+                if self.bus.keys is not None:
+                    beat = beat.model_copy(update={"heard": self.bus.replays.heard()})
                 self.bus.beat(beat.model_dump_json(exclude_defaults=True).encode())
             case ports.PublishService(service, holder, epoch, since, hand):
                 state = ServiceState(

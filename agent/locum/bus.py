@@ -22,9 +22,12 @@ import aiomqtt
 from pydantic import ValidationError
 
 from locum import clock
+from locum.access import Access, access
 from locum.aside import aside
 from locum.config import Config, broker_address
-from locum.messages import MODELS, PAYLOAD_MOST, Event, Message, Topics
+from locum.messages import MODELS, PAYLOAD_MOST, Beat, Command, Event, Message, Topics
+from locum.replay import Replays
+from locum.signing import Keys, Unsigned
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +83,7 @@ def client(
     identifier: str | None,
     *,
     patience: float,
+    proof: Access = Access(),  # noqa: B008 (it is frozen)
     keepalive: int = 60,
     will: aiomqtt.Will | None = None,
     incoming: type[asyncio.Queue[aiomqtt.Message]] | None = None,
@@ -87,6 +91,9 @@ def client(
     """A client for the broker at this address and port. `patience`: seconds for connecting, and for each answer."""
     made = aiomqtt.Client(
         *place,
+        username=proof.user,
+        password=proof.password,
+        tls_context=proof.tls,
         identifier=identifier,
         will=will,
         clean_session=True,
@@ -147,16 +154,21 @@ class Connection:
         """One connection, from beginning to end."""
         bus = self._bus
         patience = max(bus.timing.beat, 0.5)
-        will = aiomqtt.Will(bus.topics.node(bus.node), bus.will, qos=1, retain=True)
+        topic = bus.topics.node(bus.node)
+        will = aiomqtt.Will(topic, bus.signed(topic, bus.will), qos=1, retain=True)
         keepalive = max(2, ceil(bus.timing.lease))
         identifier = f"locum-{bus.config.cluster}-{bus.node}"
         place = await address_of(self.url, patience)
-        mqtt = client(place, identifier, patience=patience, keepalive=keepalive, will=will, incoming=_Incoming)
+        proof = await aside(lambda: access(bus.config, self.url), timeout=patience)
+        mqtt = client(
+            place, identifier, patience=patience, proof=proof, keepalive=keepalive, will=will, incoming=_Incoming
+        )
         async with mqtt:
             await mqtt.subscribe([(topic, 1) for topic in bus.subscriptions])
             log.info("broker %s: connected", self.url)
             self._client = mqtt
             self.echoed_at = clock.now()
+            bus.replays.listening_anew()
             try:
                 bus.on_up(self.number)
                 async with asyncio.TaskGroup() as tasks:
@@ -250,21 +262,26 @@ class Bus:
         self,
         config: Config,
         node: str,
+        boot: str,
         will: bytes,
         *,
+        keys: Keys | None,
         on_up: Callable[[int], None],
         on_down: Callable[[int], None],
         on_message: Callable[[int, Message, bool], bool],
         tell_loss: Callable[[int], Event],
     ) -> None:
         """`on_message` gets the broker's number, the message, and whether it was retained; true: it is our own beat.
-        `tell_loss` makes the event that says how many events a broker will never get.
+        `tell_loss` makes the event that says how many events a broker will never get. With `keys` every message is
+        signed, and those that come are believed only if they are, and not old.
         """
+        self.keys = keys
         self.config = config
         self.node = node
         self.will = will
         self.timing = config.durations()
         self.topics = Topics(config.cluster)
+        self.replays = Replays(node, boot, self.timing.window)
         self.complaints = Complaints()
         self.on_up = on_up
         self.on_down = on_down
@@ -288,8 +305,12 @@ class Bus:
         self.publish(self.topics.beat(self.node), payload)
 
     def publish(self, topic: str, payload: bytes, retain: bool = False) -> None:
+        payload = self.signed(topic, payload)
         for connection in self.connections:
             connection.publish(topic, payload, retain)
+
+    def signed(self, topic: str, payload: bytes) -> bytes:
+        return payload if self.keys is None else self.keys.sign(topic, payload)
 
     def event(self, event: Event) -> None:
         topic, payload = self.addressed(event)
@@ -298,7 +319,8 @@ class Bus:
 
     def addressed(self, event: Event) -> tuple[str, bytes]:
         """An event's topic and payload."""
-        return self.topics.event(event.subject, event.type.rpartition(".")[2]), event.model_dump_json().encode()
+        topic = self.topics.event(event.subject, event.type.rpartition(".")[2])
+        return topic, self.signed(topic, event.model_dump_json().encode())
 
     async def flush(self, seconds: float) -> None:
         """Waits until the brokers that are there have confirmed everything, for at most so long."""
@@ -318,13 +340,36 @@ class Bus:
         if message.retain and kind in LIVE_ONLY:
             return
         try:
-            model = decode(kind, name, payload)
+            model = self._opened(connection.number, topic, kind, name, payload)
         except ValueError as error:
             if self.complaints.may(f"{topic}: {error}"):
                 log.warning("%s: ignored: %s", topic, error)
             return
         if model is not None and self.on_message(connection.number, model, message.retain):
             connection.echoed_at = clock.now()
+
+    def _opened(self, broker: int, topic: str, kind: str, name: str, payload: object) -> Message | None:
+        """ValueError, in one line, if it must not be believed."""
+        if self.keys is None or not payload:
+            return decode(kind, name, payload)
+        assert self.config.security is not None
+        try:
+            model = decode(kind, name, _plain(self.keys, topic, payload))
+        except Unsigned:
+            if self.config.security.unsigned == "refuse":
+                raise
+            return decode(kind, name, payload)
+        match model:
+            case Beat():
+                self.replays.beat(broker, model, clock.now())
+            case Command():
+                self.replays.command(model, self.timing.beat)
+        return model
+
+
+def _plain(keys: Keys, topic: str, payload: object) -> object:
+    """Without its signature, which must be good; ValueError."""
+    return keys.open(topic, bytes(payload)) if isinstance(payload, bytes | bytearray) else payload
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:

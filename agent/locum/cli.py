@@ -193,6 +193,32 @@ def drop(config: ConfigOption = DEFAULT_PATH, node: NodeOption = "") -> None:
     raise typer.Exit(command.drop(configured(config), node or _host_name()))
 
 
+secure_app = typer.Typer(help="Keep strangers off the bus: certificates, access lists, keys.", no_args_is_help=True)
+app.add_typer(secure_app, name="secure")
+
+
+@secure_app.command("init")
+def secure_init(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write to.", metavar="FOLDER")],
+    reader: Annotated[
+        list[str], typer.Option("--reader", help="Who only reads; may be given again.", metavar="NAME")
+    ] = [],  # noqa: B006 (typer copies it)
+    config: ConfigOption = DEFAULT_PATH,
+) -> None:
+    """Write authority, certificates, keys, mosquitto.conf and access lists for the nodes and brokers, ready to copy."""
+    from locum.commands import secure as command
+
+    raise typer.Exit(command.init(configured(config), out, reader))
+
+
+@secure_app.command("key")
+def secure_key() -> None:
+    """Print a new key for signing, as a line for the file of keys."""
+    from locum.commands import secure as command
+
+    raise typer.Exit(command.key())
+
+
 @app.command()
 def demo(fast: Annotated[bool, typer.Option("--fast", help="Without pauses to read in.")] = False) -> None:
     """Show it on this machine: two hosts, a client and a broker in network namespaces. Needs no configuration."""

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError
 from pydantic_core import PydanticCustomError
 
-from locum.messages import NAME, SERVICES_MOST
+from locum.messages import NAME, NODES_MOST, SERVICES_MOST
 from locum.timing import FASTEST_BEAT, FEWEST_BEATS, SHORTEST_LEASE, Timing
 
 DEFAULT_PATH = Path("/etc/locum/locum.toml")
@@ -53,6 +53,9 @@ _REPR.maxstring = _REPR.maxlong = _REPR.maxother = 60
 
 FILE_MOST = 1_048_576
 """Bytes of a configuration file."""
+
+PORTS = {"mqtt": 1883, "mqtts": 8883}
+"""Of a broker whose URL names none, by its scheme."""
 
 Address = IPv4Interface | IPv6Interface
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -117,7 +120,7 @@ def _host(value: object) -> str:
 
 
 def _broker(value: object) -> str:
-    hint = 'is not a broker such as "mqtt://10.0.0.3:1883"'
+    hint = 'is not a broker such as "mqtt://10.0.0.3:1883", or "mqtts://10.0.0.3" with TLS'
     if not isinstance(value, str) or not re.fullmatch(r"[!-~]+", value):
         raise PydanticCustomError("broker", hint)
     try:
@@ -129,10 +132,10 @@ def _broker(value: object) -> str:
     labels = host.split(".")
     if not re.fullmatch(r"[0-9A-Za-z.:-]{1,253}", host) or not all(0 < len(label) <= 63 for label in labels):
         raise PydanticCustomError("broker", hint)
-    if url.scheme != "mqtt" or not url.hostname or url.path.strip("/") or url.query or url.fragment or port == 0:
+    if url.scheme not in PORTS or not url.hostname or url.path.strip("/") or url.query or url.fragment or port == 0:
         raise PydanticCustomError("broker", hint)
     if url.username or url.password:
-        raise PydanticCustomError("broker", "must not carry a user or password: this file is readable by others")
+        raise PydanticCustomError("broker", "must not carry a user or password: they belong in the file security.login")
     return value
 
 
@@ -275,13 +278,41 @@ class Service(Section):
     """What this node must pass to hold the service."""
 
 
+File = Annotated[Path, BeforeValidator(_folder)]
+
+
+class Identity(Section):
+    """What proves who one is."""
+
+    certificate: File | None = None
+    key: File | None = None
+    login: File | None = None
+    """A file with the one line user:password."""
+
+
+class SecuritySection(Identity):
+    """Of this host's agent; and of its operators, where they are somebody else."""
+
+    ca: File | None = None
+    """Who signs the brokers' certificates; the system's authorities without it."""
+    operator: Identity | None = None
+    signing: File | None = None
+    """Keys with which messages are signed; those that are not signed then mean nothing."""
+    unsigned: Literal["refuse", "accept"] = "refuse"
+    """While signing is brought in: "accept"."""
+
+    def identity(self, operator: bool) -> Identity:
+        return self.operator if operator and self.operator is not None else self
+
+
 class Config(Section):
     cluster: Name
     brokers: Annotated[list[Annotated[str, BeforeValidator(_broker)]], Field(min_length=1, max_length=9)]
     on_bus_loss: Literal["hold", "release"] = "hold"
     gateway: Host | None = None
     timing: TimingSection = TimingSection()
-    nodes: Annotated[dict[Name, Node], Field(min_length=1, max_length=256)]
+    security: SecuritySection | None = None
+    nodes: Annotated[dict[Name, Node], Field(min_length=1, max_length=NODES_MOST)]
     services: Annotated[dict[Name, Service], Field(min_length=1, max_length=SERVICES_MOST)]
 
     _path: str = PrivateAttr("")
@@ -302,7 +333,7 @@ class Config(Section):
     def digest(self) -> str:
         """The same on two nodes whose configurations mean the same."""
         meaning = self.model_dump(mode="json")
-        meaning["brokers"] = [broker_address(url) for url in self.brokers]
+        meaning["brokers"] = [(*broker_address(url), is_secure(url)) for url in self.brokers]
         return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:12]
 
     def services_of(self, node: str) -> dict[str, Service]:
@@ -331,7 +362,12 @@ class Config(Section):
 def broker_address(url: str) -> tuple[str, int]:
     """Host and port of a broker's URL."""
     parts = urlsplit(url)
-    return parts.hostname or "", parts.port or 1883
+    return parts.hostname or "", parts.port or PORTS[parts.scheme]
+
+
+def is_secure(url: str) -> bool:
+    """Whether a broker is spoken to over TLS."""
+    return urlsplit(url).scheme == "mqtts"
 
 
 def load(path: Path) -> Config:
@@ -380,6 +416,8 @@ def _contradictions(config: Config) -> list[str]:
         for host, port in sorted({place for place in places if places.count(place) > 1})
     ]
     found += _timing_contradictions(config.timing)
+    if config.security is not None:
+        found += _security_contradictions(config, config.security)
     owners: dict[str, str] = {}
     for name, host in config.nodes.items():
         if host.address in owners:
@@ -425,6 +463,24 @@ def _contradictions(config: Config) -> list[str]:
             found.append(f"{where}: {at} belongs to {owners[at]}; a broker must not move with what it decides")
         elif len(config.nodes) > 1 and (at in ("localhost", "::1") or at.startswith("127.")):
             found.append(f"{where}: {at} is another broker on every node; give the address of one machine")
+    return found
+
+
+def _security_contradictions(config: Config, security: SecuritySection) -> list[str]:
+    found = []
+    tls = any(is_secure(url) for url in config.brokers)
+    if security.ca is not None and not tls:
+        found.append("security.ca: no broker is reached over TLS: mqtts:// in brokers")
+    for where, identity in (("security", security), ("security.operator", security.operator)):
+        if identity is None:
+            continue
+        given = {"certificate": identity.certificate, "key": identity.key}
+        missing = [key for key, path in given.items() if path is None]
+        if len(missing) == 1:
+            (other,) = given.keys() - set(missing)
+            found.append(f"{where}.{missing[0]}: is missing: {other} is of no use without it")
+        elif not missing and not tls:
+            found.append(f"{where}.certificate: no broker is reached over TLS: mqtts:// in brokers")
     return found
 
 
@@ -568,6 +624,10 @@ def _keys_beside(location: list[Any]) -> list[str]:
         match part:
             case "timing":
                 model = TimingSection
+            case "security":
+                model = SecuritySection
+            case "operator" if model is SecuritySection:
+                model = Identity
             case "nodes" if model is Config:
                 model = Node
             case "services" if model is Config:

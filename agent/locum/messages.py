@@ -22,6 +22,9 @@ EPOCH_MOST = 2**53
 SERVICES_MOST = 256
 """Services of a cluster: the longest beat about so many is still shorter than PAYLOAD_MOST."""
 
+NODES_MOST = 256
+"""Nodes of a cluster."""
+
 PAYLOAD_MOST = 65_536
 """Bytes. A longer message is not even parsed."""
 
@@ -92,11 +95,21 @@ class Beat(Message):
         "", description="Digest of the node's configuration."
     )
     services: Annotated[dict[Name, Standing], Field(max_length=SERVICES_MOST)] = {}
+    heard: Annotated[dict[Name, Annotated[str, Field(pattern=r"^[0-9a-f]{1,32}$")]], Field(max_length=NODES_MOST)] = (
+        Field({}, description="Where messages are signed: the start of each other node's agent that is heard.")
+    )
 
     @cached_property
     def consistent(self) -> bool:
         """Whether the boot is one of the node that the beat names."""
         return self.boot.rpartition("/")[0] == self.node
+
+
+class Seen(Message):
+    """A beat that was heard."""
+
+    boot: Boot
+    seq: Annotated[int, Field(ge=0, le=EPOCH_MOST)]
 
 
 class HookRunning(Message):
@@ -159,6 +172,9 @@ class Command(Message):
     node: Annotated[Name | None, Field(description="Of drain, undrain, reload and restart.")] = None
     to: Name | None = Field(None, description="The node that is to take over; null: the next fit one in order.")
     by: str = Field("", max_length=128, pattern=PRINTABLE, description="Who asked.")
+    seen: Annotated[dict[Name, Seen], Field(max_length=NODES_MOST)] = Field(
+        {}, description="Where messages are signed: the latest beat of each node when it was given."
+    )
 
     @property
     def subject(self) -> str:

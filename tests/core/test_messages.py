@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from locum import ports
-from locum.bus import Bus, Complaints, decode
+from locum.bus import Bus, decode
 from locum.config import ConfigError, parse
 from locum.coordinator import Coordinator
 from locum.messages import (
@@ -30,6 +30,7 @@ from locum.messages import (
     Standing,
     Topics,
 )
+from tests.core.test_coordinator import config as configured
 
 settings.register_profile("busy", deadline=None)  # how long an example takes says nothing on a busy machine
 settings.load_profile("busy")
@@ -363,19 +364,27 @@ def test_what_does_not_parse_is_one_line_in_the_log_and_nothing_else(
     kind: str, payload: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     heard: list[Message] = []
-    bus = SimpleNamespace(
-        topics=Topics("shop"), complaints=Complaints(), on_message=lambda broker, kind, message: heard.append(message)
+    bus = Bus(
+        configured(),
+        "alpha",
+        "alpha/1",
+        b"",
+        keys=None,
+        on_up=lambda broker: None,
+        on_down=lambda broker: None,
+        on_message=lambda broker, message, retained: heard.append(message),  # type: ignore[func-returns-value,return-value]
+        tell_loss=lambda count: None,  # type: ignore[arg-type,return-value]
     )
     connection = SimpleNamespace(number=0, echoed_at=0.0)
     name, good = GOOD[kind]
     for _ in range(3):
         message = aiomqtt.Message(f"locum/shop/{kind}/{name}", payload, 1, False, 1, None)
-        Bus.take_in(bus, connection, message)  # type: ignore[arg-type]
+        bus.take_in(connection, message)  # type: ignore[arg-type]
     assert heard == []
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.isprintable()
     assert f"locum/shop/{kind}/{name}" in line
-    Bus.take_in(bus, connection, aiomqtt.Message(f"locum/shop/{kind}/{name}", dumped(good), 1, False, 1, None))  # type: ignore[arg-type]
+    bus.take_in(connection, aiomqtt.Message(f"locum/shop/{kind}/{name}", dumped(good), 1, False, 1, None))  # type: ignore[arg-type]
     assert len(heard) == 1
 
 

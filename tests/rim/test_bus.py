@@ -78,7 +78,9 @@ class Node:
         self.bus = Bus(
             parse(CONFIG.format(port=port)),
             "alpha",
+            "alpha/0",
             will,
+            keys=None,
             on_up=lambda _: self._switch(True),
             on_down=lambda _: self._switch(False),
             on_message=self._note,

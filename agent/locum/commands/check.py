@@ -57,5 +57,5 @@ def _interface(name: str) -> list[str]:
 
 async def _brokers(config: Config) -> list[str]:
     """Connects to every broker and subscribes."""
-    async with listening(config, [f"locum/{config.cluster}/beat/+"]) as listener:
+    async with listening(config, [f"locum/{config.cluster}/beat/+"], operator=False) as listener:
         return unreachable(listener)

@@ -7,12 +7,17 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import aiomqtt
 
+from locum import replay
+from locum.access import access, signing_keys
+from locum.aside import aside
 from locum.bus import LIVE_ONLY, address_of, client, decode
 from locum.config import Config
-from locum.messages import Message, Topics
+from locum.messages import Beat, Command, Message, Topics
+from locum.signing import Keys, Unsigned
 
 CONNECT_SECONDS = 2.0
 WAITING_MOST = 10_000
@@ -27,6 +32,8 @@ class Listener:
         self.failed: dict[str, str] = {}
         """Brokers that could not be reached, and why."""
         self._clients: dict[str, aiomqtt.Client] = {}
+        self._keys: Keys | None = None
+        self._beats: dict[str, Beat] = {}
         self._heard: asyncio.Queue[tuple[str, Message]] = asyncio.Queue(WAITING_MOST)
 
     @property
@@ -44,12 +51,34 @@ class Listener:
 
     async def publish(self, topic: str, payload: bytes) -> None:
         """To every broker that was reached. Raises MqttError if none of them takes it."""
+        payload = payload if self._keys is None else self._keys.sign(topic, payload)
         results = await asyncio.gather(
             *(broker.publish(topic, payload, qos=1) for broker in self._clients.values()), return_exceptions=True
         )
         errors = [result for result in results if isinstance(result, BaseException)]
         if len(errors) == len(results):
             raise errors[0] if errors else aiomqtt.MqttError("no broker is there")
+
+    def command(self, **of: Any) -> Command:
+        """A command, as of the beats that were heard so far."""
+        seen = replay.seen(self._beats) if self._keys is not None else {}
+        return Command(id=unique(), by=who(), seen=seen, **of)
+
+    async def send(self, command: Command) -> None:
+        await self.publish(
+            self.topics.command(command.subject), command.model_dump_json(exclude_defaults=True).encode()
+        )
+
+    def _opened(self, topic: str, payload: object) -> object:
+        """ValueError unless it is signed, where messages are."""
+        if self._keys is None or not isinstance(payload, bytes | bytearray) or not payload:
+            return payload
+        try:
+            return self._keys.open(topic, bytes(payload))
+        except Unsigned:
+            if self.config.security is not None and self.config.security.unsigned == "accept":
+                return payload
+            raise
 
     async def _listen(self, url: str, broker: aiomqtt.Client) -> None:
         try:
@@ -58,7 +87,9 @@ class Listener:
                 if parsed is None or (message.retain and parsed[0] in LIVE_ONLY):
                     continue
                 with contextlib.suppress(ValueError, asyncio.QueueFull):
-                    model = decode(*parsed, message.payload)
+                    model = decode(*parsed, self._opened(str(message.topic), message.payload))
+                    if isinstance(model, Beat) and model.node in self.config.nodes:
+                        self._beats[model.node] = model
                     if model is not None:
                         self._heard.put_nowait((parsed[0], model))
         except aiomqtt.MqttError as error:
@@ -67,14 +98,20 @@ class Listener:
 
 
 @contextlib.asynccontextmanager
-async def listening(config: Config, topics: Sequence[str]) -> AsyncIterator[Listener]:
-    """Connects to all brokers at once and subscribes; those that do not answer in time are in `failed`."""
+async def listening(config: Config, topics: Sequence[str], operator: bool = True) -> AsyncIterator[Listener]:
+    """Connects to all brokers at once and subscribes; those that do not answer in time are in `failed`.
+
+    As an operator, or as the agent does it.
+    """
     listener = Listener(config)
     async with contextlib.AsyncExitStack() as stack:
 
         async def connect(url: str) -> None:
             try:
-                broker = client(await address_of(url, CONNECT_SECONDS), None, patience=CONNECT_SECONDS)
+                place = await address_of(url, CONNECT_SECONDS)
+                proof = await aside(lambda: access(config, url, operator), timeout=CONNECT_SECONDS)
+                listener._keys = await aside(lambda: signing_keys(config), timeout=CONNECT_SECONDS)
+                broker = client(place, None, patience=CONNECT_SECONDS, proof=proof)
                 await stack.enter_async_context(broker)
                 await broker.subscribe([(topic, 1) for topic in topics])
             except (aiomqtt.MqttError, OSError, ValueError) as error:

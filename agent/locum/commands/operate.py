@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import aiomqtt
 
-from locum.commands.listener import Listener, listening, unique, unreachable, who
+from locum.commands.listener import Listener, listening, unreachable
 from locum.config import Config
 from locum.messages import HOLDING, Beat, Command, Event, NodeState, Role, Standing
 
@@ -108,8 +108,8 @@ _SERVICE = ("pause", "resume", "release")
 
 async def _say(scene: _Scene, verb: str, subject: str) -> Command:
     which = {"service": subject} if verb in _SERVICE else {"node": subject}
-    command = Command.model_validate({"id": unique(), "command": verb, "by": who(), **which})
-    await scene.listener.publish(scene.listener.topics.command(subject), command.model_dump_json().encode())
+    command = scene.listener.command(command=verb, **which)
+    await scene.listener.send(command)
     return command
 
 

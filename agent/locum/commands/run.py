@@ -11,7 +11,7 @@ from typing import Any
 
 import uvloop
 
-from locum import log
+from locum import access, log
 from locum.agent import Agent, missing_rights
 from locum.config import Config, ConfigError
 from locum.notify import Notifier
@@ -24,6 +24,7 @@ def run(config: Config, node: str, verbose: bool = False) -> int:
     """Returns when a signal has stopped the agent and everything is released."""
     try:
         config.require_node(node)
+        access.require(config)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2

@@ -5,7 +5,7 @@ import sys
 
 import aiomqtt
 
-from locum.commands.listener import Listener, listening, unique, unreachable, who
+from locum.commands.listener import Listener, listening, unreachable
 from locum.config import Config
 from locum.messages import HOLDING, Beat, Command, Event, Role, Standing
 
@@ -44,8 +44,8 @@ async def _switch(config: Config, service: str, to: str | None, seconds: float) 
             return "no node is heard that holds it"
         if holder == to:
             return f"{holder} holds it already"
-        command = Command(id=unique(), command="switchover", service=service, to=to, by=who())
-        await listener.publish(listener.topics.command(service), command.model_dump_json().encode())
+        command = listener.command(command="switchover", service=service, to=to)
+        await listener.send(command)
         return await _outcome(listener, command, holder, standing.epoch, loop.time() + seconds)
 
 
