@@ -333,6 +333,10 @@ class Config(Section):
     def digest(self) -> str:
         """The same on two nodes whose configurations mean the same."""
         meaning = self.model_dump(mode="json")
+        security = self.security
+        signs = security is not None and security.signing is not None
+        # Not where its files lie.
+        meaning["security"] = [signs, security.unsigned if security is not None and signs else ""]
         meaning["brokers"] = [(*broker_address(url), is_secure(url)) for url in self.brokers]
         return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:12]
 

@@ -41,11 +41,11 @@ class Heard:
 class Subscriber:
     """mosquitto_sub on a host: every message of the cluster, as somebody else hears it."""
 
-    def __init__(self, host: Host, log: Path, topics: Sequence[str] = ("#",)) -> None:
+    def __init__(self, host: Host, log: Path, topics: Sequence[str] = ("#",), access: Sequence[str] = ()) -> None:
         self.log = log
         options = [option for topic in topics for option in ("-t", f"locum/shop/{topic}")]
         self._file = log.open("w")
-        command = ["mosquitto_sub", "-h", BROKER, "-q", "1", *options, "-F", "%U %r %t %p"]
+        command = ["mosquitto_sub", "-h", BROKER, *access, "-q", "1", *options, "-F", "%U %r %t %p"]
         self.process = host.popen(command, stdout=self._file, stderr=subprocess.DEVNULL)
 
     def messages(self) -> list[Heard]:
@@ -124,6 +124,8 @@ class Cluster:
         self.agents: dict[str, subprocess.Popen[Any]] = {}
         self.inside: Callable[[str], list[str]] = lambda name: []
         """The beginning of the command line with which a node's agent is started."""
+        self.access: list[str] = []
+        """Options with which other clients come in to the broker."""
         self._mosquitto: subprocess.Popen[Any] | None = None
         self._subscribers: list[Subscriber] = []
         self.config = folder / "locum.toml"
@@ -165,12 +167,21 @@ hooks_dir = "{self.hooks}"
 
     def start_broker(self, more: str = "") -> None:
         config = self.folder / "mosquitto.conf"
-        text = DEPLOYED.read_text().replace("/var/lib/mosquitto/", f"{self.folder}/")
-        config.write_text(f"{text}\nuser root\n{more}\n")
+        config.write_text(f"{self.broker_config()}\nuser root\n{more}\n")
         with (self.folder / "mosquitto.log").open("a") as log:
             self._mosquitto = self.broker.popen(["mosquitto", "-c", str(config)], stdout=log, stderr=log)
-        ask = ["mosquitto_pub", "-h", BROKER, "-t", "ready", "-m", "x"]
+        ask = ["mosquitto_pub", "-h", BROKER, *self.access, "-t", "ready", "-m", "x"]
         wait(lambda: self.broker.run(ask).returncode == 0, 5)
+
+    def broker_config(self) -> str:
+        """As it is deployed, but for its folder; open to all, on one port, instead of the listeners that need keys."""
+        text, found, _ = DEPLOYED.read_text().partition("# -- Who may come in")
+        assert found
+        return text.replace("/var/lib/mosquitto/", f"{self.folder}/") + "listener 1883\nallow_anonymous true\n"
+
+    def config_of(self, name: str) -> Path:
+        """The configuration file of a node."""
+        return self.config
 
     def stop_broker(self) -> None:
         assert self._mosquitto is not None
@@ -180,9 +191,9 @@ hooks_dir = "{self.hooks}"
     def subscriber(self, *topics: str) -> Subscriber:
         """Somebody else on the bus, from now on; ready when it returns."""
         log = self.folder / f"subscriber-{len(self._subscribers)}.log"
-        subscriber = Subscriber(self.client, log, (*(topics or ("#",)), "ready"))
+        subscriber = Subscriber(self.client, log, (*(topics or ("#",)), "probe/ready"), self.access)
         self._subscribers.append(subscriber)
-        say = ["mosquitto_pub", "-h", BROKER, "-t", "locum/shop/ready", "-m", "x"]
+        say = ["mosquitto_pub", "-h", BROKER, *self.access, "-t", "locum/shop/probe/ready", "-m", "x"]
         wait(lambda: self.client.run(say).returncode == 0 and "ready" in log.read_text(), 5)
         return subscriber
 
@@ -198,7 +209,7 @@ hooks_dir = "{self.hooks}"
                         "locum",
                         "run",
                         "--config",
-                        str(self.config),
+                        str(self.config_of(name)),
                         "--node",
                         name,
                     ],
@@ -244,12 +255,14 @@ hooks_dir = "{self.hooks}"
 
     def locum(self, host: Host, *arguments: str, timeout: float = 30.0) -> "subprocess.CompletedProcess[str]":
         """A command of the command line, on a host, with the cluster's configuration."""
-        return host.run([sys.executable, "-m", "locum", *arguments, "--config", str(self.config)], timeout)
+        config = next((self.config_of(name) for name, node in self.nodes.items() if node is host), self.config)
+        return host.run([sys.executable, "-m", "locum", *arguments, "--config", str(config)], timeout)
 
     def publish(self, topic: str, payload: str | bytes, *options: str) -> None:
         data = payload.encode() if isinstance(payload, str) else payload
         process = self.client.popen(
-            ["mosquitto_pub", "-h", BROKER, "-q", "1", "-t", topic, "-s", *options], stdin=subprocess.PIPE
+            ["mosquitto_pub", "-h", BROKER, *self.access, "-q", "1", "-t", topic, "-s", *options],
+            stdin=subprocess.PIPE,
         )
         process.communicate(data, timeout=5)
         assert process.returncode == 0
