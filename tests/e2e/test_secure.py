@@ -31,13 +31,9 @@ class Locked(Cluster):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        made = subprocess.run(
-            [sys.executable, "-m", "locum", "secure", "init", "--out", str(folder / "made"), "--reader", "alerts"]
-            + ["--config", str(self.config)],
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        command = [sys.executable, "-m", "locum", "secure", "init", "--config", str(self.config)]
+        command += ["--out", str(folder / "made"), "--reader", "alerts"]
+        made = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert made.returncode == 0, made.stderr
         shown = made.stdout[made.stdout.index("brokers =") :]
         for name in self.names:
