@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from locum.config import Config, ConfigError, Identity, SecuritySection, broker_address, is_secure
+from locum.config import Config, ConfigError, Identity, SecuritySection, broker_address, broker_ways, is_secure
 from locum.signing import Keys
 
 LOGIN_MOST = 1_024
@@ -41,9 +41,9 @@ class _Context(ssl.SSLContext):
 
 
 def access(config: Config, url: str, operator: bool = False) -> Access:
-    """For the broker at `url`; as an operator, if the configuration tells operators from agents. Raises AccessError.
+    """For one way to a broker; as an operator, if the configuration tells operators from agents.
 
-    Reads files: not for the event loop.
+    Raises AccessError. Reads files: not for the event loop.
     """
     security = config.security
     if security is None:
@@ -119,9 +119,9 @@ def signing_keys(config: Config) -> Keys | None:
 def require(config: Config, operator: bool = False) -> None:
     """Raises ConfigError with a line for each file that cannot be used."""
     found: dict[str, None] = {}
-    for url in config.brokers:
+    for way in (way for url in config.brokers for way in broker_ways(url)):
         try:
-            access(config, url, operator)
+            access(config, way, operator)
         except AccessError as error:
             found[str(error)] = None
     try:

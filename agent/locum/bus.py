@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from locum import clock
 from locum.access import Access, access
 from locum.aside import aside
-from locum.config import Config, broker_address
+from locum.config import Config, broker_address, broker_ways
 from locum.messages import MODELS, PAYLOAD_MOST, Beat, Command, Event, Message, Topics
 from locum.replay import Replays
 from locum.signing import Keys, Unsigned
@@ -114,7 +114,10 @@ def client(
 
 
 async def address_of(url: str, patience: float) -> tuple[str, int]:
-    """Address and port of a broker. A name is looked up in a thread, for at most `patience` seconds; else OSError."""
+    """Address and port of one way to a broker. A name is looked up in a thread, for at most `patience` seconds.
+
+    Raises OSError.
+    """
     host, port = broker_address(url)
     try:
         return str(ip_address(host)), port
@@ -136,6 +139,8 @@ class Connection:
         self._dropped = 0
         self._event_waiting = asyncio.Event()
         self.echoed_at = 0.0
+        self._ways = broker_ways(url)
+        """The one that is tried, or was the last to work, is the first."""
 
     async def run(self) -> None:
         """Connects, and connects again, until cancelled."""
@@ -146,8 +151,9 @@ class Connection:
                 await self._serve()
             except* (aiomqtt.MqttError, OSError, ValueError) as errors:
                 why = str(errors.exceptions[0]) or type(errors.exceptions[0]).__name__
-                if bus.complaints.may(f"broker {self.url}: {why}"):
-                    log.warning("broker %s: %s; trying again", self.url, why)
+                if bus.complaints.may(f"broker {self._ways[0]}: {why}"):
+                    log.warning("broker %s: %s; trying again", self._ways[0], why)
+                self._ways.append(self._ways.pop(0))
             await asyncio.sleep(pause)
 
     async def _serve(self) -> None:
@@ -158,14 +164,15 @@ class Connection:
         will = aiomqtt.Will(topic, bus.signed(topic, bus.will), qos=1, retain=True)
         keepalive = max(2, ceil(bus.timing.lease))
         identifier = f"locum-{bus.config.cluster}-{bus.node}"
-        place = await address_of(self.url, patience)
-        proof = await aside(lambda: access(bus.config, self.url), timeout=patience)
+        way = self._ways[0]
+        place = await address_of(way, patience)
+        proof = await aside(lambda: access(bus.config, way), timeout=patience)
         mqtt = client(
             place, identifier, patience=patience, proof=proof, keepalive=keepalive, will=will, incoming=_Incoming
         )
         async with mqtt:
             await mqtt.subscribe([(topic, 1) for topic in bus.subscriptions])
-            log.info("broker %s: connected", self.url)
+            log.info("broker %s: connected", way)
             self._client = mqtt
             self.echoed_at = clock.now()
             bus.replays.listening_anew()

@@ -54,6 +54,8 @@ _REPR.maxstring = _REPR.maxlong = _REPR.maxother = 60
 FILE_MOST = 1_048_576
 """Bytes of a configuration file."""
 
+WAYS_MOST = 9
+"""Addresses of one broker."""
 PORTS = {"mqtt": 1883, "mqtts": 8883}
 """Of a broker whose URL names none, by its scheme."""
 
@@ -120,6 +122,14 @@ def _host(value: object) -> str:
 
 
 def _broker(value: object) -> str:
+    if isinstance(value, str) and value.count(",") < WAYS_MOST:
+        for way in broker_ways(value):
+            _way(way)
+        return value
+    return _way(value)
+
+
+def _way(value: object) -> str:
     hint = 'is not a broker such as "mqtt://10.0.0.3:1883", or "mqtts://10.0.0.3" with TLS'
     if not isinstance(value, str) or not re.fullmatch(r"[!-~]+", value):
         raise PydanticCustomError("broker", hint)
@@ -337,7 +347,9 @@ class Config(Section):
         signs = security is not None and security.signing is not None
         # Not where its files lie.
         meaning["security"] = [signs, security.unsigned if security is not None and signs else ""]
-        meaning["brokers"] = [(*broker_address(url), is_secure(url)) for url in self.brokers]
+        meaning["brokers"] = [
+            [(*broker_address(way), is_secure(way)) for way in broker_ways(url)] for url in self.brokers
+        ]
         return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:12]
 
     def services_of(self, node: str) -> dict[str, Service]:
@@ -363,8 +375,17 @@ class Config(Section):
             )
 
 
+def broker_ways(url: str) -> list[str]:
+    """The URLs of a broker that is reached at several places, which its URL lists: mqtt://10.0.0.3,10.1.0.3:1884.
+
+    It is one broker, or one cluster of brokers, and has one vote.
+    """
+    scheme, separator, places = url.partition("://")
+    return [f"{scheme}{separator}{place}" for place in places.split(",")]
+
+
 def broker_address(url: str) -> tuple[str, int]:
-    """Host and port of a broker's URL."""
+    """Host and port of one way to a broker."""
     parts = urlsplit(url)
     return parts.hostname or "", parts.port or PORTS[parts.scheme]
 
@@ -414,7 +435,7 @@ def _contradictions(config: Config) -> list[str]:
             f"brokers: {len(config.brokers)} of them have no better majority than {len(config.brokers) - 1}: "
             "use one, or an odd number"
         )
-    places = [broker_address(url) for url in config.brokers]
+    places = [broker_address(way) for url in config.brokers for way in broker_ways(url)]
     found += [
         f"brokers: {host}:{port} is listed more than once; one broker has one vote"
         for host, port in sorted({place for place in places if places.count(place) > 1})
@@ -461,7 +482,8 @@ def _contradictions(config: Config) -> list[str]:
         ]
     if config.gateway in owners:
         found.append(f"gateway: {config.gateway} belongs to {owners[config.gateway]}; it must be another host")
-    for number, (at, _) in enumerate(places):
+    numbers = [number for number, url in enumerate(config.brokers) for _ in broker_ways(url)]
+    for number, (at, _) in zip(numbers, places, strict=True):
         where = f"brokers[{number}]"
         if owners.get(at, "").startswith("services."):
             found.append(f"{where}: {at} belongs to {owners[at]}; a broker must not move with what it decides")

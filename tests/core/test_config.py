@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from locum.cli import app
-from locum.config import FILE_MOST, Config, ConfigError, load, parse
+from locum.config import FILE_MOST, Config, ConfigError, broker_address, broker_ways, load, parse
 
 settings.register_profile("busy", deadline=None)  # how long an example takes says nothing on a busy machine
 settings.load_profile("busy")
@@ -583,3 +583,36 @@ addresses = ["10.0.0.100/24"]
 interface = "eth0"
 nodes = ["alpha", "beta"]
 """
+
+
+# -- brokers at several places ------------------------------------------------------------------------------------
+
+
+def brokers(*urls: str) -> str:
+    return GOOD.replace('brokers = ["mqtt://10.0.0.3:1883"]', f"brokers = [{', '.join(repr(url) for url in urls)}]")
+
+
+def test_a_broker_may_be_reached_at_several_places() -> None:
+    url = "mqtts://10.0.0.3,[fd00::3]:8884,broker.example"
+    parse(brokers(url))
+    assert [broker_address(way) for way in broker_ways(url)] == [
+        ("10.0.0.3", 8883),
+        ("fd00::3", 8884),
+        ("broker.example", 8883),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("urls", "problem"),
+    [
+        (["mqtt://10.0.0.3,"], "is not a broker such as"),
+        (["mqtt://10.0.0.3,mqtt://10.0.0.4"], "is not a broker such as"),
+        (["mqtt://" + ",".join(f"10.0.0.{n}" for n in range(3, 14))], "is not a broker such as"),
+        (["mqtt://10.0.0.3,10.0.0.4", "mqtt://10.0.0.4", "mqtt://10.0.0.5"], "10.0.0.4:1883 is listed more than once"),
+        (["mqtt://10.0.0.3,10.0.0.100"], "brokers[0]: 10.0.0.100 belongs to services.web"),
+    ],
+)
+def test_places_that_are_none(urls: list[str], problem: str) -> None:
+    with pytest.raises(ConfigError) as told:
+        parse(brokers(*urls))
+    assert problem in str(told.value)

@@ -15,7 +15,7 @@ from locum import replay
 from locum.access import access, signing_keys
 from locum.aside import aside
 from locum.bus import LIVE_ONLY, address_of, client, decode
-from locum.config import Config
+from locum.config import Config, broker_ways
 from locum.messages import Beat, Command, Message, Topics
 from locum.signing import Keys, Unsigned
 
@@ -107,17 +107,20 @@ async def listening(config: Config, topics: Sequence[str], operator: bool = True
     async with contextlib.AsyncExitStack() as stack:
 
         async def connect(url: str) -> None:
-            try:
-                place = await address_of(url, CONNECT_SECONDS)
-                proof = await aside(lambda: access(config, url, operator), timeout=CONNECT_SECONDS)
-                listener._keys = await aside(lambda: signing_keys(config), timeout=CONNECT_SECONDS)
-                broker = client(place, None, patience=CONNECT_SECONDS, proof=proof)
-                await stack.enter_async_context(broker)
-                await broker.subscribe([(topic, 1) for topic in topics])
-            except (aiomqtt.MqttError, OSError, ValueError) as error:
-                listener.failed[url] = str(error) or type(error).__name__
-            else:
-                listener._clients[url] = broker
+            for way in broker_ways(url):
+                try:
+                    place = await address_of(way, CONNECT_SECONDS)
+                    proof = await aside(lambda way=way: access(config, way, operator), timeout=CONNECT_SECONDS)  # type: ignore[misc]
+                    listener._keys = await aside(lambda: signing_keys(config), timeout=CONNECT_SECONDS)
+                    broker = client(place, None, patience=CONNECT_SECONDS, proof=proof)
+                    await stack.enter_async_context(broker)
+                    await broker.subscribe([(topic, 1) for topic in topics])
+                except (aiomqtt.MqttError, OSError, ValueError) as error:
+                    listener.failed[url] = str(error) or type(error).__name__
+                else:
+                    listener.failed.pop(url, None)
+                    listener._clients[url] = broker
+                    return
 
         await asyncio.gather(*(connect(url) for url in config.brokers))
         reading = [asyncio.create_task(listener._listen(url, broker)) for url, broker in listener._clients.items()]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from locum import signing
 from locum.authority import PUBLIC, Authority, AuthorityError, write
-from locum.config import Config, broker_address
+from locum.config import Config, broker_address, broker_ways
 
 OPERATOR = "@operator"
 """No node can be called that: see NAME."""
@@ -51,9 +51,10 @@ def _init(config: Config, out: Path, readers: Sequence[str]) -> None:
         write(folder / "operator.pem", (operator / "operator.pem").read_text(), PUBLIC)
         write(folder / "operator.key", (operator / "operator.key").read_text())
     passwords = _passwords(out, readers, ca)
-    for host in dict.fromkeys(broker_address(url)[0] for url in config.brokers):
-        folder = out / "brokers" / host
-        authority.issue(folder / "broker.pem", folder / "broker.key", host, [host])
+    for url in config.brokers:
+        hosts = [broker_address(way)[0] for way in broker_ways(url)]
+        folder = out / "brokers" / hosts[0]
+        authority.issue(folder / "broker.pem", folder / "broker.key", hosts[0], hosts)
         write(folder / "ca.pem", ca, PUBLIC)
         write(folder / "acl", acl(config, [f"@{name}" for name in readers]))
         write(folder / "passwords", passwords)
@@ -111,7 +112,8 @@ def _passwords(out: Path, readers: Sequence[str], ca: str) -> str:
 
 
 def _instructions(config: Config, out: Path) -> str:
-    listed = ", ".join(f'"mqtts://{_bracketed(broker_address(url)[0])}"' for url in config.brokers)
+    hosts = [[_bracketed(broker_address(way)[0]) for way in broker_ways(url)] for url in config.brokers]
+    listed = ", ".join(f'"mqtts://{",".join(some)}"' for some in hosts)
     return f"""Written to {out}. Next:
 - nodes/NAME/ is for {HERE} on that node; only root, and the user of the agent, may read it
 - brokers/HOST/ is for {MOSQUITTO} there, readable by the user mosquitto; mosquitto.conf for /etc/mosquitto

@@ -17,7 +17,7 @@ import aiomqtt
 
 from locum.bus import client, decode
 from locum.clock import now
-from locum.config import Config, broker_address, load
+from locum.config import Config, broker_address, broker_ways, load
 from locum.messages import Topics
 
 PATIENCE = 1.0  # seconds for connecting
@@ -30,7 +30,7 @@ async def listen(config: Config) -> None:
     connected = False
     while True:
         try:
-            async with client(broker_address(config.brokers[0]), None, patience=PATIENCE) as broker:
+            async with client(broker_address(broker_ways(config.brokers[0])[0]), None, patience=PATIENCE) as broker:
                 await broker.subscribe(f"{topics.prefix}#", qos=1)
                 connected = True
                 _say("bus", {"connected": True})

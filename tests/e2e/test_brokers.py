@@ -1,0 +1,112 @@
+"""Three servers for the bus, and any one of them away, restarted or cut off: nothing moves, and failover works on.
+
+The long form is `make brokers MINUTES=10`; here each fault comes to each server once.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from itertools import cycle, product
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.cluster import ADDRESS
+from tests.e2e.several import Several
+from tests.namespaces import NEEDS_NAMESPACES
+
+pytestmark = [*NEEDS_NAMESPACES, pytest.mark.timeout(1800)]
+
+KINDS = ["mosquitto", "nats"]
+AWAY = 4.0
+"""Seconds for which a server is away: longer than the lease and the window."""
+ROOM = 3.0
+
+
+@pytest.fixture(params=KINDS)
+def several(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Several]:
+    with Several(tmp_path, request.param) as cluster:
+        yield cluster
+
+
+def plague(cluster: Several, seconds: float) -> int:
+    """One fault after the other, each to each server in turn, for so long or at least once. How many."""
+    until = time.monotonic() + seconds
+    every = list(product(cluster.faults, cluster.servers))
+    holder = cluster.watch.held_by(ADDRESS)
+    moves = len(cluster.moves())
+    count = 0
+    for fault, name in cycle(every):
+        if count >= len(every) and time.monotonic() >= until:
+            break
+        with fault(name):
+            time.sleep(AWAY)
+            what = f"{fault.__name__} {name}"
+            assert cluster.watch.held_by(ADDRESS) == holder and len(cluster.moves()) == moves, what
+        cluster.answers(name)
+        cluster.settle()
+        assert len(cluster.moves()) == moves, what
+        count += 1
+    return count
+
+
+def test_any_one_server_may_go(several: Several) -> None:
+    minutes = float(os.environ.get("BROKER_MINUTES", "0"))
+    several.up()
+    with several.asking() as client:
+        count = plague(several, minutes * 60)
+        answers = client.stop()
+    print(f"figure: {several.kind}: {count} faults, the client's longest gap {answers.longest_gap() * 1000:.0f} ms")
+    assert several.moves() == ["alpha"]
+    assert answers.longest_gap() < 1.0
+    several.never_two()
+
+
+def test_the_figures_of_a_failover(several: Several) -> None:
+    """The main job again; also while one server is away."""
+    several.up()
+    for server in (None, *several.servers):
+        if server is not None:
+            several.processes[server].kill()
+            several.processes[server].wait()
+            time.sleep(3.0)
+            several.settle()
+        holder = several.watch.held_by(ADDRESS)[0]
+        other = next(name for name in several.names if name != holder)
+        with several.asking() as client:
+            time.sleep(0.3)
+            assert several.locum(several.nodes[holder], "switchover", "web").returncode == 0
+            several.held_by(other)
+            time.sleep(0.3)
+            answers = client.stop()
+        print(f"figure: {several.kind}, without {server}: switchover {answers.longest_gap() * 1000:.0f} ms")
+        assert answers.longest_gap() < 0.05 + ROOM
+        several.settle()
+        with several.asking() as client:
+            time.sleep(0.3)
+            several.nodes[other].cut()
+            several.held_by(holder)
+            time.sleep(0.3)
+            answers = client.stop()
+        print(f"figure: {several.kind}, without {server}: host lost {answers.longest_gap() * 1000:.0f} ms")
+        assert answers.longest_gap() < 2.8 + ROOM
+        several.nodes[other].mend()
+        if server is not None:
+            several.start_server(server)
+            several.answers(server)
+        several.settle()
+    several.never_two()
+
+
+def test_what_happens_to_an_agent_alone(several: Several) -> None:
+    several.up()
+    with several.asking() as client:
+        time.sleep(0.3)
+        several.signal("alpha", signal.SIGKILL)
+        several.held_by("beta")
+        time.sleep(0.3)
+        answers = client.stop()
+    print(f"figure: {several.kind}: agent killed {answers.longest_gap() * 1000:.0f} ms")
+    assert answers.longest_gap() < 3.2 + ROOM
+    several.never_two()
