@@ -11,7 +11,7 @@ ARGS    ?=
 # nft, ip and mosquitto live in sbin, which an ordinary user's PATH may lack.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
-.PHONY: help install demo test check format figures soak chaos mutants clean
+.PHONY: help install demo test check format figures soak chaos brokers mutants clean
 
 help:
 	@echo "make demo      two hosts, a client and a broker on this machine: watch a failover"
@@ -21,6 +21,7 @@ help:
 	@echo "make format    put the code into its format"
 	@echo "make figures   measure what the README says: takeover times and more"
 	@echo "make soak      simulated clusters under random faults, for HOURS=$(HOURS) of their time"
+	@echo "make brokers   three servers for the bus, one after the other away, for MINUTES=$(MINUTES)"
 	@echo "make chaos     real clusters in a lab under random faults, for MINUTES=$(MINUTES)"
 	@echo "make mutants   change the core in a thousand places, and see which change no test notices"
 	@echo "make clean     remove .venv and what the tools left"
@@ -59,6 +60,10 @@ soak: $(VENV)/.dev
 chaos: $(VENV)/.dev
 	@scripts/test-packages
 	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(ARGS)
+
+brokers: $(VENV)/.dev
+	@scripts/test-packages
+	BROKER_MINUTES=$(MINUTES) $(BIN)/pytest -s --timeout 7200 tests/e2e/test_brokers.py $(ARGS)
 
 mutants:
 	@scripts/mutants $(PYTHON) $(ARGS)

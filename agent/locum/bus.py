@@ -38,6 +38,9 @@ EVENTS_MOST = 1_000
 INCOMING_MOST = 4_096
 """Messages that wait to be read. More, and we have lost count of that broker's order: the connection is made anew."""
 OUTGOING_MOST = 256
+CLUSTER_PATIENCE = 5.0
+"""Seconds for an answer of a broker that is several servers: after the loss of one they agree on a new leader first
+(NATS, three servers: 2 to 6 s, measured). Asked again sooner, they have more to do and take longer."""
 ENDING_MOST = 100
 """Attempts to end the connections, 50 ms apart."""
 COMPLAIN_EVERY = 60.0
@@ -83,12 +86,16 @@ def client(
     identifier: str | None,
     *,
     patience: float,
+    answers: float = 0.0,
     proof: Access = Access(),  # noqa: B008 (it is frozen)
     keepalive: int = 60,
     will: aiomqtt.Will | None = None,
     incoming: type[asyncio.Queue[aiomqtt.Message]] | None = None,
 ) -> aiomqtt.Client:
-    """A client for the broker at this address and port. `patience`: seconds for connecting, and for each answer."""
+    """A client for the broker at this address and port.
+
+    `patience`: seconds for connecting, and for each answer; unless `answers`, which is for those, is more.
+    """
     made = aiomqtt.Client(
         *place,
         username=proof.user,
@@ -98,7 +105,7 @@ def client(
         will=will,
         clean_session=True,
         keepalive=keepalive,
-        timeout=patience,
+        timeout=max(patience, answers),
         logger=_QUIET,
         queue_type=incoming,
         max_queued_incoming_messages=INCOMING_MOST,
@@ -168,7 +175,14 @@ class Connection:
         place = await address_of(way, patience)
         proof = await aside(lambda: access(bus.config, way), timeout=patience)
         mqtt = client(
-            place, identifier, patience=patience, proof=proof, keepalive=keepalive, will=will, incoming=_Incoming
+            place,
+            identifier,
+            patience=patience,
+            answers=CLUSTER_PATIENCE if len(self._ways) > 1 else 0.0,
+            proof=proof,
+            keepalive=keepalive,
+            will=will,
+            incoming=_Incoming,
         )
         async with mqtt:
             await mqtt.subscribe([(topic, 1) for topic in bus.subscriptions])

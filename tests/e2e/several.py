@@ -54,6 +54,15 @@ class Several(Cluster):
         ask = ["mosquitto_pub", "-h", PLACES[name], "-q", "1", "-t", "ready", "-m", "x"]
         log = self.folder / f"{name}.server.log"
         wait(lambda: self.servers[name].run(ask).returncode == 0, CLUSTER_SECONDS, lambda: log.read_text()[-3000:])
+        if self.kind == "nats":
+            # It has caught up with the others: before, another one that goes would be the second one away.
+            wait(lambda: all(self._healthy(server) for server in self.servers), CLUSTER_SECONDS)
+
+    def _healthy(self, name: str) -> bool:
+        question = (
+            f"import urllib.request as r; print(r.urlopen('http://{PLACES[name]}:8222/healthz', timeout=1).read())"
+        )
+        return '"ok"' in self.servers[name].run([sys.executable, "-c", question]).stdout
 
     def _mosquitto_command(self, name: str) -> list[str]:
         config = self.folder / f"{name}.conf"
@@ -69,6 +78,7 @@ class Several(Cluster):
         config.write_text(
             f"""server_name: {name}
 listen: "{address}:4222"
+http: "{address}:8222"
 jetstream {{ store_dir: "{self.folder}/{name}.store", max_mem: 64MB, max_file: 256MB }}
 cluster {{ name: bus, listen: "{address}:6222", routes: [{routes}] }}
 mqtt {{ listen: "{address}:1883" }}

@@ -14,7 +14,7 @@ import aiomqtt
 from locum import replay
 from locum.access import access, signing_keys
 from locum.aside import aside
-from locum.bus import LIVE_ONLY, address_of, client, decode
+from locum.bus import CLUSTER_PATIENCE, LIVE_ONLY, address_of, client, decode
 from locum.config import Config, broker_ways
 from locum.messages import Beat, Command, Message, Topics
 from locum.signing import Keys, Unsigned
@@ -112,7 +112,8 @@ async def listening(config: Config, topics: Sequence[str], operator: bool = True
                     place = await address_of(way, CONNECT_SECONDS)
                     proof = await aside(lambda way=way: access(config, way, operator), timeout=CONNECT_SECONDS)  # type: ignore[misc]
                     listener._keys = await aside(lambda: signing_keys(config), timeout=CONNECT_SECONDS)
-                    broker = client(place, None, patience=CONNECT_SECONDS, proof=proof)
+                    answers = CLUSTER_PATIENCE if way != url else 0.0
+                    broker = client(place, None, patience=CONNECT_SECONDS, answers=answers, proof=proof)
                     await stack.enter_async_context(broker)
                     await broker.subscribe([(topic, 1) for topic in topics])
                 except (aiomqtt.MqttError, OSError, ValueError) as error:
