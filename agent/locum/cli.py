@@ -68,10 +68,18 @@ def run(
 
 
 @app.command()
-def check(config: ConfigOption = DEFAULT_PATH, node: NodeOption = "") -> None:
+def check(
+    config: ConfigOption = DEFAULT_PATH,
+    node: NodeOption = "",
+    bus: Annotated[
+        bool, typer.Option("--bus", help="Measure whether the brokers are safe for the lease protocol, and how fast.")
+    ] = False,
+) -> None:
     """Look for every problem of the configuration, the hooks, the interfaces and the brokers."""
     from locum.commands import check as command
 
+    if bus:
+        raise typer.Exit(command.bus(configured(config)))
     raise typer.Exit(command.check(configured(config), node or _host_name()))
 
 

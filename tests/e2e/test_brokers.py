@@ -5,6 +5,7 @@ The long form is `make brokers MINUTES=10`; here two kinds of faults come to eac
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from itertools import cycle, product
@@ -62,6 +63,30 @@ def test_any_one_server_may_go(several: Several) -> None:
     assert several.moves() == ["alpha"]
     assert answers.longest_gap() < 1.0
     several.never_two()
+
+
+def test_the_order_of_messages_is_measured(several: Several) -> None:
+    done = several.locum(several.client, "check", "--bus", timeout=90)
+    print(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("safe for the lease protocol: every subscriber heard the same") == (
+        1 if several.kind == "nats" else 3
+    )
+
+
+def test_a_broker_that_keeps_no_order_is_told_of(tmp_path: Path) -> None:
+    """Three NATS servers at QoS 0 hand each subscriber what comes to its own server first."""
+    with Several(tmp_path, "nats") as cluster:
+        code = (
+            "import asyncio; from pathlib import Path; from locum.config import load; from locum.commands import order;"
+            f"config = load(Path({str(cluster.config)!r})); "
+            "print(*asyncio.run(order.measure(config, config.brokers[0], qos=0)).lines(), sep='\\n')"
+        )
+        for _ in range(5):  # chance has its part in it
+            told = cluster.client.run([sys.executable, "-c", code], 60).stdout
+            if "NOT SAFE: subscribers heard another order" in told:
+                break
+    assert "NOT SAFE: subscribers heard another order at" in told and "safe for the lease protocol" not in told
 
 
 def test_the_figures_of_a_failover(several: Several) -> None:

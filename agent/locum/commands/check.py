@@ -3,9 +3,10 @@
 import asyncio
 import sys
 
-from locum import watchdog
+from locum import access, watchdog
 from locum.address import look
 from locum.agent import missing_rights
+from locum.commands import order
 from locum.commands.listener import listening, unreachable
 from locum.config import Config, ConfigError
 from locum.hooks import problems as hook_problems
@@ -30,7 +31,12 @@ def check(config: Config, node: str) -> int:
         found += [f"{name}: {text}" for text in ready.problems(service)]
         if service.watchdog is not None:
             found += [f"{name}: {text}" for text in [watchdog.problem(service.watchdog)] if text]
-    found += asyncio.run(_brokers(config))
+    try:
+        access.require(config)
+    except ConfigError as error:
+        found += error.problems
+    else:
+        found += asyncio.run(_brokers(config))
     missing = missing_rights()
     if missing:
         print(f"note: locum run {missing}")
@@ -41,6 +47,16 @@ def check(config: Config, node: str) -> int:
     services = ", ".join(config.services_of(node)) or "no service"
     print(f"{node}: no problem found ({services}; {len(config.brokers)} broker(s) answered)")
     return 0
+
+
+def bus(config: Config) -> int:
+    """Measures the brokers, one after the other. 0 if the lease protocol is safe on each, else 1."""
+    safe = True
+    for url in config.brokers:
+        measured = asyncio.run(order.measure(config, url))
+        print("\n".join(measured.lines()), file=sys.stdout if measured.safe else sys.stderr)
+        safe = safe and measured.safe
+    return 0 if safe else 1
 
 
 def _interface(name: str) -> list[str]:
