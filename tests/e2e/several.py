@@ -18,6 +18,39 @@ from typing import Any
 from locum.demo.lab import Host
 from tests.e2e.cluster import BROKER, Cluster, wait
 
+
+def rabbit(host: Host, folder: Path) -> "subprocess.Popen[Any]":
+    """A RabbitMQ with its MQTT plugin, open to all, at BROKER; returns when it answers."""
+    folder.mkdir()
+    (folder / "plugins").write_text("[rabbitmq_mqtt].\n")
+    (folder / "rabbit.conf").write_text(
+        f"""listeners.tcp.default = 127.0.0.1:5672
+mqtt.listeners.tcp.default = {BROKER}:1883
+mqtt.allow_anonymous = true
+mqtt.default_user = guest
+mqtt.default_pass = guest
+loopback_users = none
+"""
+    )
+    environment = {
+        "HOME": str(folder),
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "RABBITMQ_NODENAME": "bus@localhost",
+        "RABBITMQ_MNESIA_BASE": str(folder / "store"),
+        "RABBITMQ_LOGS": "-",
+        "RABBITMQ_CONFIG_FILE": str(folder / "rabbit.conf"),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+    }
+    command = ["env", "-i", *(f"{name}={value}" for name, value in environment.items())]
+    log = folder / "log"
+    with log.open("w") as file:
+        # Not the script in /usr/sbin: it changes to a user of its own, who may not write here.
+        process = host.popen([*command, "/usr/lib/rabbitmq/bin/rabbitmq-server"], stdout=file, stderr=file)
+    ask = ["mosquitto_pub", "-h", BROKER, "-q", "1", "-t", "ready", "-m", "x"]
+    wait(lambda: host.run(ask).returncode == 0, CLUSTER_SECONDS, lambda: log.read_text()[-3000:])
+    return process
+
+
 PLACES = {"broker": BROKER, "broker2": "10.0.0.23", "broker3": "10.0.0.33"}
 CLUSTER_SECONDS = 60.0
 """How long a cluster of servers may take until all of them answer."""
