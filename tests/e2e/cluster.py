@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from locum import clock
 from locum.demo.client import Asking
-from locum.demo.lab import Host, Lab
+from locum.demo.lab import LAN, Host, Lab
 from locum.demo.watch import AddressWatch
 
 DEPLOYED = Path(__file__).parents[2] / "mosquitto.conf"
@@ -107,8 +107,11 @@ class Cluster:
         service: str = "",
         addresses: Sequence[str] = (f"{ADDRESS}/24",),
         more: str = "",
+        networks: Sequence[str] = (),
     ) -> None:
-        """`top`, `service`, `more`: lines of the configuration, above all, in [services.web], and at the end."""
+        """`networks`: beside the one where the service is; on the first of them hosts are 10.1.0.*, and so on.
+        `top`, `service`, `more`: lines of the configuration, above all, in [services.web], and at the end.
+        """
         self.folder = folder
         self.names = list(nodes)
         self.hooks = folder / "hooks"
@@ -116,8 +119,12 @@ class Cluster:
         self.nodes: dict[str, Host] = {}
         for number, name in enumerate(self.names):
             last = (1, 2, 4, 5, 6)[number]
-            self.nodes[name] = self.lab.host(name, [f"10.0.0.{last}/24", f"fd00::{last}/64"])
-        self.broker = self.lab.host("broker", [f"{BROKER}/24"])
+            others = {network: [f"10.{place}.0.{last}/24"] for place, network in enumerate(networks, 1)}
+            for network in others:
+                self.lab.network(network)
+            self.nodes[name] = self.lab.host(name, {LAN: [f"10.0.0.{last}/24", f"fd00::{last}/64"], **others})
+        others = {network: [f"10.{place}.0.3/24"] for place, network in enumerate(networks, 1)}
+        self.broker = self.lab.host("broker", {LAN: [f"{BROKER}/24"], **others})
         self.client = self.lab.host("client", ["10.0.0.9/24", "fd00::9/64"])
         self.addresses = [address.partition("/")[0] for address in addresses]
         self.watch = AddressWatch(self.nodes.values(), self.addresses)

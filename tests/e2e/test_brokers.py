@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.cluster import ADDRESS, Cluster
+from locum.demo.lab import LAN
+from tests.e2e.cluster import ADDRESS, BROKER, Cluster, wait
 from tests.e2e.several import Several, rabbit
 from tests.namespaces import NEEDS_NAMESPACES
 
@@ -63,6 +64,30 @@ def test_any_one_server_may_go(several: Several) -> None:
     assert several.moves() == ["alpha"]
     assert answers.longest_gap() < 1.0
     several.never_two()
+
+
+def test_a_broker_on_two_networks(make_cluster: Callable[..., Cluster]) -> None:
+    """Either network may be silent, and nothing moves; a node that is silent on both is lost."""
+    cluster = make_cluster(networks=["back"])
+    text = cluster.config.read_text()
+    cluster.config.write_text(text.replace(f"mqtt://{BROKER}:1883", f"mqtt://{BROKER}:1883,10.1.0.3:1883"))
+    cluster.up()
+    with cluster.asking() as client:
+        for network, other in ((LAN, "10.1.0.3"), ("back", BROKER)):
+            cluster.broker.cut(network, silent=True)
+            connected = f"{other}:1883: connected"
+            for name in cluster.names:
+                wait(lambda name=name, said=connected: said in cluster.log(name)[-700:], 15)  # type: ignore[misc]
+            time.sleep(3.0)
+            cluster.broker.mend(network)
+        answers = client.stop()
+    assert cluster.moves() == ["alpha"]
+    assert answers.longest_gap() < 0.5
+    time.sleep(3.0)
+    cluster.nodes["alpha"].cut(LAN, silent=True)
+    cluster.nodes["alpha"].cut("back", silent=True)
+    cluster.held_by("beta")
+    cluster.never_two()
 
 
 def test_the_order_of_messages_is_measured(several: Several) -> None:
