@@ -740,7 +740,7 @@ class Coordinator:
                 self._publish_record(duty, now)
                 self._emit(duty.name, "taken", epoch=duty.lease.epoch, addresses=self._addresses(duty))
             # If the kernel cannot be asked, its timers end it: but these stand still while the machine is suspended.
-            case Step.DROP if ok or now >= max(duty.kernel_until, duty.dropping_since + timing.window) + timing.guard:
+            case Step.DROP if ok or now >= self._lapsed_at(duty):
                 if duty.published:
                     duty.published = duty.record_wrong = False
                     duty.clean = now < duty.clean_until and not duty.lease.superseded()
@@ -1003,10 +1003,20 @@ class Coordinator:
                 due = min(due, self._fail_back(duty, now))
         return min(due, base + timing.lease)
 
+    def _lapsed_at(self, duty: Duty) -> float:
+        """When the kernel has ended by itself what it does not let us remove: also what a call that was under way when
+        the removal began has set, up to a window later, for a window."""
+        return max(duty.kernel_until, duty.dropping_since + 2 * self.timing.window) + self.timing.guard
+
     def _base(self, duty: Duty) -> float:
-        """The moment on which the right to the service rests: when what was confirmed last was sent."""
+        """The moment on which the right to the service rests: when what was confirmed last was sent.
+
+        Another host's answer prolongs what the kernel has, and not what it may never come to have: a takeover whose
+        address is not set yet ends with the lease.
+        """
         confirmed_at = duty.lease.confirmed_at()
-        return max(confirmed_at, self._echo_at) if self.config.holds and duty.has_address else confirmed_at
+        has_it = duty.has_address and duty.step is not Step.TAKE
+        return max(confirmed_at, self._echo_at) if self.config.holds and has_it else confirmed_at
 
     def usable_until(self, service: str) -> float | None:
         """Until when this node may use the service by what is known now; None if it does not use it.
