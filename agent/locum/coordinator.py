@@ -729,7 +729,7 @@ class Coordinator:
         duty.unconfirmed = duty.holding_told = False
 
     def _step_done(self, duty: Duty, now: float, ok: bool, detail: str) -> None:
-        step, timing = duty.step, self.timing
+        step = duty.step
         taking = duty.role is Role.ACQUIRING
         match step:
             case Step.TAKE if ok:
