@@ -61,15 +61,19 @@ class Several(Cluster):
         """`kind`: mosquitto or nats."""
         super().__init__(folder, **options)
         self.kind = kind
+        self.places = dict(PLACES)
         self.servers: dict[str, Host] = {"broker": self.broker}
-        for name, address in list(PLACES.items())[1:]:
-            self.servers[name] = self.lab.host(name, [f"{address}/24"])
-        ways = [f"{address}:1883" for address in PLACES.values()]
+        self.find_hosts()
+        ways = [f"{address}:1883" for address in self.places.values()]
         urls = [f"mqtt://{way}" for way in ways] if kind == "mosquitto" else [f"mqtt://{','.join(ways)}"]
         listed = ", ".join(f'"{url}"' for url in urls)
         text = self.config.read_text()
         self.config.write_text(text.replace(f'brokers = ["mqtt://{BROKER}:1883"]', f"brokers = [{listed}]"))
         self.processes: dict[str, subprocess.Popen[Any]] = {}
+
+    def find_hosts(self) -> None:
+        for name, address in list(PLACES.items())[1:]:
+            self.servers[name] = self.lab.host(name, [f"{address}/24"])
 
     def start_broker(self, more: str = "") -> None:
         for name in self.servers:
@@ -84,7 +88,7 @@ class Several(Cluster):
 
     def answers(self, name: str) -> None:
         """Waits until a message at QoS 1 is confirmed there."""
-        ask = ["mosquitto_pub", "-h", PLACES[name], "-q", "1", "-t", "ready", "-m", "x"]
+        ask = ["mosquitto_pub", "-h", self.places[name], "-q", "1", "-t", "ready", "-m", "x"]
         log = self.folder / f"{name}.server.log"
         wait(lambda: self.servers[name].run(ask).returncode == 0, CLUSTER_SECONDS, lambda: log.read_text()[-3000:])
         if self.kind == "nats":
@@ -93,7 +97,7 @@ class Several(Cluster):
 
     def _healthy(self, name: str) -> bool:
         question = (
-            f"import urllib.request as r; print(r.urlopen('http://{PLACES[name]}:8222/healthz', timeout=1).read())"
+            f"import urllib.request as r; print(r.urlopen('http://{self.places[name]}:8222/healthz', timeout=1).read())"
         )
         return '"ok"' in self.servers[name].run([sys.executable, "-c", question]).stdout
 
@@ -105,8 +109,8 @@ class Several(Cluster):
         return ["mosquitto", "-c", str(config)]
 
     def _nats_command(self, name: str) -> list[str]:
-        address = PLACES[name]
-        routes = ", ".join(f'"nats://{other}:6222"' for other in PLACES.values())
+        address = self.places[name]
+        routes = ", ".join(f'"nats://{other}:6222"' for other in self.places.values())
         config = self.folder / f"{name}.conf"
         config.write_text(
             f"""server_name: {name}
@@ -166,3 +170,14 @@ mqtt {{ listen: "{address}:1883" }}
             return status.returncode == 0 and "(not ready)" not in roles and roles.count('"heard": true') == 2
 
         wait(ready, max(1.0, until - time.monotonic()))
+
+
+class OnNodes(Several):
+    """A Mosquitto on each node, and one on a third machine."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        super().__init__(folder, "mosquitto", **options)
+
+    def find_hosts(self) -> None:
+        self.places = {"broker": BROKER, "alpha": "10.0.0.1", "beta": "10.0.0.2"}
+        self.servers |= {name: self.nodes[name] for name in ("alpha", "beta")}
