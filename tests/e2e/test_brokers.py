@@ -15,7 +15,7 @@ import pytest
 
 from locum.demo.lab import LAN
 from tests.e2e.cluster import ADDRESS, BROKER, Cluster, wait
-from tests.e2e.several import OnNodes, Several, rabbit
+from tests.e2e.several import OnNodes, Several
 from tests.namespaces import NEEDS_NAMESPACES
 
 pytestmark = [*NEEDS_NAMESPACES, pytest.mark.timeout(1800)]
@@ -112,20 +112,6 @@ def test_a_broker_that_keeps_no_order_is_told_of(tmp_path: Path) -> None:
             if "NOT SAFE: subscribers heard another order" in told:
                 break
     assert "NOT SAFE: subscribers heard another order at" in told and "safe for the lease protocol" not in told
-
-
-def test_rabbitmq_keeps_no_order(make_cluster: Callable[..., Cluster], tmp_path: Path) -> None:
-    """Each subscriber has a queue of its own, and two publishers' messages reach two queues in two orders: measured
-    with 3.10, one server. A cluster on it works, as long as nothing needs the order."""
-    cluster = make_cluster()
-    cluster.stop_broker()
-    rabbit(cluster.broker, tmp_path / "rabbit")
-    for _ in range(20):  # a few of 1,500 at a time
-        done = cluster.locum(cluster.client, "check", "--bus", timeout=90)
-        if done.returncode != 0:
-            break
-    print(done.stdout, done.stderr)
-    assert done.returncode == 1 and "NOT SAFE: subscribers heard another order at" in done.stderr
 
 
 def test_the_figures_of_a_failover(several: Several) -> None:

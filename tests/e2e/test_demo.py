@@ -33,11 +33,11 @@ STEPS = [
     ("start of both agents", None, "alpha"),
     ("alpha loses its power", (1_500, 4_000), "beta"),
     ("alpha comes back", (0, 200), "beta"),
-    ("switchover to alpha", (2, 800), "alpha"),
+    ("switchover to alpha", (2, 2_000), "alpha"),
     ("the broker restarts", (0, 200), "alpha"),
     ("alpha's agent is killed", (50, 2_500), "beta"),
     ("alpha's agent starts again", (0, 200), "beta"),
-    ("beta's agent stops in order", (2, 800), "alpha"),
+    ("beta's agent stops in order", (2, 2_000), "alpha"),
 ]
 ROW = re.compile(r"(\S.*?) {2,}([\d,]+|-) +([\d,]+|-) +([\d,]+|-) +(\w+)")
 
